@@ -1,0 +1,37 @@
+"""The exceptions of the toolkit: one root, one subclass per thing that can go wrong."""
+
+
+class AmcError(Exception):
+    """Root of every error the toolkit raises on purpose; its message is one sentence for the user."""
+
+
+class ModelError(AmcError, ValueError):
+    """Raised when a model cannot be read, cannot be analysed, or has nothing that can be pruned."""
+
+
+class PlanError(AmcError, ValueError):
+    """Raised when a pruning plan is malformed or does not belong to the model it is applied to."""
+
+
+class BudgetError(AmcError, ValueError):
+    """Raised when a budget is malformed or smaller than the smallest network the search may build."""
+
+
+class DataError(AmcError, ValueError):
+    """Raised when a data source is missing, unreadable, or does not fit the model."""
+
+
+class SettingsError(AmcError, ValueError):
+    """Raised when a setting is outside its range or names something that does not exist."""
+
+
+class ConversionError(AmcError):
+    """Raised when a network cannot be converted to TFLite or the converted network disagrees with it."""
+
+
+class MeasurementError(AmcError):
+    """Raised when a latency cannot be measured on the device."""
+
+
+class RunFolderError(AmcError):
+    """Raised when a run folder exists, is locked, is incomplete, or cannot be written."""
