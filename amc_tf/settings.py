@@ -1,0 +1,271 @@
+"""The settings of a search and of fine-tuning: frozen values, checked when they are made, JSON both ways.
+
+The defaults are the numbers of the AMC paper (He et al., ECCV 2018, arXiv 1802.03494) or of the authors'
+code where the paper gives none; the source stands beside each.
+"""
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from amc_tf.errors import SettingsError
+
+AUGMENTATIONS = ("auto", "none", "flip", "shift", "crop_flip")
+
+
+@dataclass(frozen=True)
+class AgentSettings:
+    """Settings of the DDPG agent.
+
+    Attributes:
+        hidden_units: Units of each hidden layer of the actor and of the critic.
+        actor_learning_rate: Learning rate of Adam for the actor.
+        critic_learning_rate: Learning rate of Adam for the critic.
+        target_update_rate: Tau, the part of the network that moves into its target in each update, in (0, 1].
+        batch_size: Transitions per update.
+        replay_size: Transitions kept in the replay memory.
+        discount: Gamma, in [0, 1].
+        noise_start: Standard deviation of the exploration noise up to the end of the warm-up.
+        noise_decay: Factor on that deviation for each episode after the warm-up, in (0, 1].
+        baseline_decay: Weight of the past in the moving average of rewards, in [0, 1).
+        updates_per_transition: Updates per transition of a finished episode.
+    """
+
+    hidden_units: tuple[int, ...] = (300, 300)  # paper, section 4: two hidden layers of 300 units
+    actor_learning_rate: float = 1e-4  # authors' code, lr_a
+    critic_learning_rate: float = 1e-3  # authors' code, lr_c
+    target_update_rate: float = 0.01  # paper, section 4: tau
+    batch_size: int = 64  # paper, section 4
+    replay_size: int = 2000  # paper, section 4
+    discount: float = 1.0  # paper, section 3.2: one reward per episode, not to be preferred early
+    noise_start: float = 0.5  # paper, section 4: sigma
+    noise_decay: float = 0.95  # authors' code, delta_decay; the paper only says "exponentially"
+    baseline_decay: float = 0.95  # ours: the paper names the moving average, not its rate
+    updates_per_transition: int = 1  # authors' code: one update per step, at the end of the episode
+
+    def __post_init__(self) -> None:
+        units = self.hidden_units
+        if not isinstance(units, tuple) or not units or not all(_is_int(unit) and unit > 0 for unit in units):
+            raise SettingsError(
+                f"hidden_units is {units!r}; give a tuple of positive whole numbers such as (300, 300)."
+            )
+        for name in ("actor_learning_rate", "critic_learning_rate", "noise_start"):
+            _check_number(self, name, above=0.0)
+        for name in ("target_update_rate", "noise_decay"):
+            _check_number(self, name, above=0.0, at_most=1.0)
+        _check_number(self, "discount", at_least=0.0, at_most=1.0)
+        _check_number(self, "baseline_decay", at_least=0.0, below=1.0)
+        for name in ("batch_size", "replay_size", "updates_per_transition"):
+            _check_int(self, name, at_least=1)
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the settings as a dictionary that `json` can write."""
+        return _to_json(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> "AgentSettings":
+        """Reads what `to_json` wrote; absent keys take their defaults.
+
+        Raises:
+            SettingsError: If a key is unknown or a value is outside its range.
+        """
+        values = _known_values(cls, data)
+        if isinstance(values.get("hidden_units"), list):
+            values["hidden_units"] = tuple(values["hidden_units"])
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """Settings of a search for a pruning plan.
+
+    Attributes:
+        episodes: Episodes in total, warm-up included.
+        warmup_episodes: Episodes of random actions that come first; fewer than `episodes`.
+        seed: Seed of every random draw of the search.
+        round_to: Widths are multiples of this number (or the untouched width).
+        min_keep_ratio: Smallest part of a group's channels that is kept, in (0, 1].
+        importance: Name of the channel importance (see `amc_tf/importance.py`).
+        reward: Name of the reward (see `amc_tf/reward.py`).
+        reconstruct: Whether the kept weights are re-fitted by least squares.
+        reestimate_batch_norm: Whether batch-norm statistics are measured again after pruning.
+        num_calibration_images: Images for reconstruction and batch-norm statistics.
+        num_search_images: Held-out training images whose accuracy is in the reward.
+        checkpoint_every: Episodes between two checkpoints.
+        latency_exponent: w of the `soft_latency` reward; negative, so that a slower network earns less.
+        agent: Settings of the DDPG agent.
+    """
+
+    episodes: int = 400  # paper, section 4: 100 to explore, then 300 to exploit
+    warmup_episodes: int = 100  # paper, section 4
+    seed: int = 0
+    round_to: int = 8  # authors' code, channel_round
+    min_keep_ratio: float = 0.2  # authors' code, lbound
+    importance: str = "l2_consumer_activation"  # ours, measured best; the paper takes the maximum response
+    reward: str = "error"  # paper, section 3.3: R_err for a resource-constrained search
+    reconstruct: bool = True  # paper, section 3.3: least squares on the feature maps
+    reestimate_batch_norm: bool = True  # ours
+    num_calibration_images: int = 500  # ours
+    num_search_images: int = 500  # ours; the paper holds out 5,000 (CIFAR-10) or 3,000 (ImageNet)
+    checkpoint_every: int = 10  # ours
+    latency_exponent: float = -0.07  # MnasNet (Tan et al., CVPR 2019), section 3.1
+    agent: AgentSettings = field(default_factory=AgentSettings)
+
+    def __post_init__(self) -> None:
+        for name in (
+            "episodes",
+            "round_to",
+            "num_calibration_images",
+            "num_search_images",
+            "checkpoint_every",
+        ):
+            _check_int(self, name, at_least=1)
+        for name in ("warmup_episodes", "seed"):
+            _check_int(self, name, at_least=0)
+        _check_number(self, "min_keep_ratio", above=0.0, at_most=1.0)
+        _check_number(self, "latency_exponent", at_most=0.0)
+        for name in ("importance", "reward"):
+            _check_name(self, name)
+        for name in ("reconstruct", "reestimate_batch_norm"):
+            _check_bool(self, name)
+        if self.warmup_episodes >= self.episodes:
+            raise SettingsError(
+                f"warmup_episodes is {self.warmup_episodes} but there are only {self.episodes} episodes; give"
+                f" more episodes or a warm-up of at most {self.episodes - 1}."
+            )
+        if not isinstance(self.agent, AgentSettings):
+            raise SettingsError(f"agent is {self.agent!r}; give an AgentSettings.")
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the settings as a dictionary that `json` can write."""
+        return _to_json(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> "SearchSettings":
+        """Reads what `to_json` wrote; absent keys take their defaults.
+
+        Raises:
+            SettingsError: If a key is unknown or a value is outside its range.
+        """
+        values = _known_values(cls, data)
+        if isinstance(values.get("agent"), dict):
+            values["agent"] = AgentSettings.from_json(values["agent"])
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class FinetuneSettings:
+    """Settings of fine-tuning.
+
+    Attributes:
+        epochs: Passes over the training images; 0 leaves the network as it is.
+        batch_size: Images per step.
+        learning_rate: Highest learning rate of the cosine schedule.
+        weight_decay: L2 penalty on the kernels.
+        warmup_epochs: Epochs over which the learning rate rises; may be a fraction.
+        distillation_weight: Part of the loss that is distillation from the original, in [0, 1]; 0 is off.
+        distillation_temperature: Temperature that softens both networks' outputs.
+        augment: One of `AUGMENTATIONS`; "auto" picks what suits the data.
+        label_smoothing: Part of each label spread over all classes, in [0, 1).
+        seed: Seed of shuffling and augmentation.
+    """
+
+    epochs: int = 10  # ours; the authors' code takes 150 on ImageNet
+    batch_size: int = 64  # ours; the authors' code takes 256 on four GPUs
+    learning_rate: float = 0.0125  # authors' code: 0.05 at batch 256, scaled to batch 64
+    weight_decay: float = 4e-5  # authors' code
+    warmup_epochs: float = 0.5  # ours
+    distillation_weight: float = 0.5  # ours
+    distillation_temperature: float = 2.0  # ours
+    augment: str = "auto"
+    label_smoothing: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "seed"):
+            _check_int(self, name, at_least=0)
+        _check_int(self, "batch_size", at_least=1)
+        for name in ("learning_rate", "distillation_temperature"):
+            _check_number(self, name, above=0.0)
+        for name in ("weight_decay", "warmup_epochs"):
+            _check_number(self, name, at_least=0.0)
+        _check_number(self, "distillation_weight", at_least=0.0, at_most=1.0)
+        _check_number(self, "label_smoothing", at_least=0.0, below=1.0)
+        if self.augment not in AUGMENTATIONS:
+            raise SettingsError(f"augment is {self.augment!r}; choose one of {', '.join(AUGMENTATIONS)}.")
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the settings as a dictionary that `json` can write."""
+        return _to_json(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> "FinetuneSettings":
+        """Reads what `to_json` wrote; absent keys take their defaults.
+
+        Raises:
+            SettingsError: If a key is unknown or a value is outside its range.
+        """
+        return cls(**_known_values(cls, data))
+
+
+def _to_json(settings: Any) -> dict[str, Any]:
+    values: dict[str, Any] = dataclasses.asdict(settings)
+    return {
+        name: list(value) if isinstance(value, tuple) else _plain(value) for name, value in values.items()
+    }
+
+
+def _plain(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    return {name: list(item) if isinstance(item, tuple) else item for name, item in value.items()}
+
+
+def _known_values(cls: type, data: dict[str, Any]) -> dict[str, Any]:
+    names = [item.name for item in dataclasses.fields(cls)]
+    unknown = sorted(set(data) - set(names))
+    if unknown:
+        raise SettingsError(
+            f"{cls.__name__} has no setting {', '.join(unknown)}; its settings are {', '.join(names)}."
+        )
+    return dict(data)
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _check_int(settings: Any, name: str, *, at_least: int) -> None:
+    value = getattr(settings, name)
+    if not _is_int(value) or value < at_least:
+        raise SettingsError(f"{name} is {value!r}; give a whole number of at least {at_least}.")
+
+
+def _check_number(
+    settings: Any,
+    name: str,
+    *,
+    at_least: float = -math.inf,
+    above: float = -math.inf,
+    at_most: float = math.inf,
+    below: float = math.inf,
+) -> None:
+    value = getattr(settings, name)
+    limits = {"at least": at_least, "above": above, "at most": at_most, "below": below}
+    expected = " and ".join(f"{word} {limit:g}" for word, limit in limits.items() if math.isfinite(limit))
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if not is_number or not (value >= at_least and value > above and value <= at_most and value < below):
+        raise SettingsError(f"{name} is {value!r}; give a number {expected}.")
+
+
+def _check_name(settings: Any, name: str) -> None:
+    value = getattr(settings, name)
+    if not isinstance(value, str) or not value:
+        raise SettingsError(f"{name} is {value!r}; give a name.")
+
+
+def _check_bool(settings: Any, name: str) -> None:
+    value = getattr(settings, name)
+    if not isinstance(value, bool):
+        raise SettingsError(f"{name} is {value!r}; give True or False.")
