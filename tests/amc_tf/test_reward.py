@@ -1,0 +1,75 @@
+"""Facts about amc_tf/reward.py."""
+
+import math
+from dataclasses import replace
+
+import pytest
+
+from amc_tf.errors import SettingsError
+from amc_tf.reward import REWARDS, Outcome, find_reward, needs_latency
+
+OUTCOME = Outcome(top1=0.75, top5=0.9, macs=1000, params=200, latency_ms=4.0, target_latency_ms=2.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("error", -0.25),
+        ("macs", -0.25 * math.log(1000)),
+        ("parameters", -0.25 * math.log(200)),
+        ("latency", -0.25 * math.log(4000)),
+        ("soft_latency", 0.75 * 2.0**-0.07),
+    ],
+)
+def test_each_reward_follows_its_formula(name, expected):
+    assert REWARDS[name](OUTCOME) == pytest.approx(expected, rel=1e-12)
+
+
+def test_top5_counts_when_it_is_the_metric():
+    assert REWARDS["error"](replace(OUTCOME, metric="top5")) == pytest.approx(-0.1)
+
+
+@pytest.mark.parametrize("name", REWARDS)
+def test_more_accuracy_at_the_same_cost_earns_more(name):
+    assert REWARDS[name](replace(OUTCOME, top1=0.8)) > REWARDS[name](OUTCOME)
+
+
+@pytest.mark.parametrize(
+    ("name", "cheaper"),
+    [
+        ("macs", {"macs": 500}),
+        ("parameters", {"params": 100}),
+        ("latency", {"latency_ms": 0.2}),
+        ("soft_latency", {"latency_ms": 0.2}),
+    ],
+)
+def test_less_cost_at_the_same_accuracy_earns_more(name, cheaper):
+    assert REWARDS[name](replace(OUTCOME, **cheaper)) > REWARDS[name](OUTCOME)
+
+
+def test_an_unknown_reward_is_answered_with_the_valid_names():
+    with pytest.raises(
+        SettingsError, match="no reward 'speed'; choose one of error, macs, parameters, latency, soft_"
+    ):
+        find_reward("speed")
+
+
+def test_an_unknown_metric_is_answered_with_the_valid_ones():
+    with pytest.raises(SettingsError, match="choose one of top1, top5"):
+        replace(OUTCOME, metric="top3")
+
+
+@pytest.mark.parametrize("name", ["latency", "soft_latency"])
+def test_a_latency_reward_without_a_measurement_asks_for_a_meter(name):
+    assert needs_latency(name)
+    with pytest.raises(SettingsError, match="give the search a latency meter"):
+        find_reward(name)(replace(OUTCOME, latency_ms=None))
+
+
+def test_the_soft_latency_reward_asks_for_its_target():
+    with pytest.raises(SettingsError, match="give a latency budget"):
+        find_reward("soft_latency")(replace(OUTCOME, target_latency_ms=None))
+
+
+def test_the_cost_rewards_need_no_meter():
+    assert not any(needs_latency(name) for name in ("error", "macs", "parameters"))
