@@ -1,0 +1,64 @@
+# make demo | test | test-all | format | lint | type | clean
+# Each creates .venv with the pinned requirements and the package; PYTHON=python3.12 picks the interpreter.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+PACKAGES := amc_tf device models
+TYPING := build/typing
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test test-all format lint type unit unit-all clean
+
+help:
+	@echo "make demo      compress the shipped network to half its latency; results in runs/demo"
+	@echo "make test      lint, types and the quick tests; make test-all adds the slow ones"
+	@echo "make format    format the code; make lint and make type only check"
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
+		|| { echo "Python 3.10 or newer is needed: make PYTHON=python3.11 ..." >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/installed: requirements.txt setup.py pyproject.toml | $(BIN)/python
+	@echo "Installing the pinned requirements into $(VENV) (a few minutes the first time)"
+	$(PIP) -r requirements.txt
+	$(PIP) --no-deps --editable .
+	@touch $@
+
+$(VENV)/installed-dev: requirements-dev.txt $(VENV)/installed
+	$(PIP) -r requirements-dev.txt
+	@touch $@
+
+demo: $(VENV)/installed
+	$(BIN)/amc-tf demo --out runs/demo --overwrite
+
+test: lint type unit
+
+test-all: lint type unit-all
+
+unit: $(VENV)/installed-dev
+	$(BIN)/python -m pytest -q
+
+unit-all: $(VENV)/installed-dev
+	$(BIN)/python -m pytest -q -m ""
+
+format: $(VENV)/installed-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lint: $(VENV)/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# mypy sees the package as it is installed, with device/ and models/ inside it, through a tree of links.
+type: $(VENV)/installed-dev
+	@rm -rf $(TYPING) && mkdir -p $(TYPING)/amc_tf
+	@ln -s $(CURDIR)/amc_tf/* $(CURDIR)/device $(CURDIR)/models $(TYPING)/amc_tf/
+	cd $(TYPING) && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml \
+		--cache-dir $(CURDIR)/.mypy_cache -p amc_tf
+
+clean:
+	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
