@@ -1,0 +1,96 @@
+"""AMC for TensorFlow and Keras: learned channel pruning that ends in a faster TFLite network.
+
+Importing this package loads no TensorFlow; each public name loads its module when it is first used.
+"""
+
+import sys
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from amc_tf.budget import Budget
+    from amc_tf.compress import compress
+    from amc_tf.cost import count_cost
+    from amc_tf.data import load_data
+    from amc_tf.device.host_meter import HostMeter
+    from amc_tf.env import PruningEnv
+    from amc_tf.errors import AmcError
+    from amc_tf.graph import ChannelGraph
+    from amc_tf.network import NetworkFunction
+    from amc_tf.plan import PruningPlan, uniform_plan
+    from amc_tf.rebuild import rebuild
+    from amc_tf.settings import AgentSettings, FinetuneSettings, SearchSettings
+
+__all__ = [
+    "AgentSettings",
+    "AmcError",
+    "Budget",
+    "ChannelGraph",
+    "FinetuneSettings",
+    "HostMeter",
+    "NetworkFunction",
+    "PruningEnv",
+    "PruningPlan",
+    "SearchSettings",
+    "__version__",
+    "compress",
+    "count_cost",
+    "load_data",
+    "rebuild",
+    "uniform_plan",
+]
+
+_MODULE_OF = {
+    "AgentSettings": "amc_tf.settings",
+    "AmcError": "amc_tf.errors",
+    "Budget": "amc_tf.budget",
+    "ChannelGraph": "amc_tf.graph",
+    "FinetuneSettings": "amc_tf.settings",
+    "HostMeter": "amc_tf.device.host_meter",
+    "NetworkFunction": "amc_tf.network",
+    "PruningEnv": "amc_tf.env",
+    "PruningPlan": "amc_tf.plan",
+    "SearchSettings": "amc_tf.settings",
+    "compress": "amc_tf.compress",
+    "count_cost": "amc_tf.cost",
+    "load_data": "amc_tf.data",
+    "rebuild": "amc_tf.rebuild",
+    "uniform_plan": "amc_tf.plan",
+}
+
+# In a checkout device/ and models/ lie beside amc_tf/, not inside it; an installed package has them inside.
+if not (Path(__file__).parent / "device").is_dir():
+    __path__.append(str(Path(__file__).parent.parent))
+
+
+def __getattr__(name: str) -> Any:
+    """Loads the module of a public name on first use (PEP 562)."""
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_MODULE_OF[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """Lists the public names, those not yet loaded too."""
+    return sorted({*globals(), *__all__})
+
+
+class _Package(ModuleType):
+    """This package as a module that importing amc_tf.rebuild does not rob of its function rebuild.
+
+    The import system binds every imported submodule to its parent. For a submodule that is named like its public
+    function the function must win, whichever is imported first.
+    """
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name not in _MODULE_OF or not isinstance(value, ModuleType):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
