@@ -53,7 +53,7 @@ def test_a_malformed_record_names_the_fields_it_needs(record: dict) -> None:
 
 @pytest.mark.parametrize("samples", [[], [float("nan")], [-1.0], [float("inf")]])
 def test_samples_that_are_no_times_are_refused(samples: list[float]) -> None:
-    with pytest.raises(MeasurementError, match="run was timed|timed run is"):
+    with pytest.raises(MeasurementError, match=r"run was timed|timed run is"):
         Latency.from_samples(samples)
 
 
