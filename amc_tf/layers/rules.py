@@ -1,0 +1,125 @@
+"""Finds the rule of a layer by its kind."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from amc_tf.layers.base import IdentityRule, LayerRule, OpaqueRule
+from amc_tf.layers.structural import (
+    ActivationRule,
+    ConcatenateRule,
+    ElementwiseRule,
+    ReductionRule,
+    RescalingRule,
+    ReshapeRule,
+)
+from amc_tf.layers.weighted import (
+    BatchNormalizationRule,
+    Conv2DRule,
+    DenseRule,
+    DepthwiseConv2DRule,
+    PReLURule,
+    SeparableConv2DRule,
+)
+from amc_tf.trace import Call
+
+_WEIGHTED: dict[str, LayerRule] = {
+    "Conv2D": Conv2DRule(),
+    "DepthwiseConv2D": DepthwiseConv2DRule(),
+    "SeparableConv2D": SeparableConv2DRule(),
+    "Dense": DenseRule(),
+    "BatchNormalization": BatchNormalizationRule(),
+    "PReLU": PReLURule(),
+}
+_PER_CHANNEL = (
+    "ReLU LeakyReLU ELU ZeroPadding2D Cropping2D UpSampling2D MaxPooling2D AveragePooling2D "
+    "GlobalAveragePooling2D GlobalMaxPooling2D"
+).split()
+_IDENTITY = (
+    "Dropout SpatialDropout2D GaussianDropout GaussianNoise AlphaDropout ActivityRegularization Identity"
+).split()
+_ELEMENTWISE = "Add Subtract Multiply Average Maximum Minimum".split()
+_LAYERS: dict[str, LayerRule] = {
+    **_WEIGHTED,
+    **dict.fromkeys(_PER_CHANNEL, LayerRule()),
+    **dict.fromkeys(_IDENTITY, IdentityRule()),
+    **dict.fromkeys(_ELEMENTWISE, ElementwiseRule()),
+    "Activation": ActivationRule(),
+    "Concatenate": ConcatenateRule(),
+    "Flatten": ReshapeRule(),
+    "Reshape": ReshapeRule(),
+    "Rescaling": RescalingRule(),
+    "LayerNormalization": OpaqueRule("it normalises over the channels", keeps_channels=True),
+    "GroupNormalization": OpaqueRule("it normalises over the channels", keeps_channels=True),
+    "Normalization": OpaqueRule("it holds a constant for each channel", keeps_channels=True),
+    "Softmax": OpaqueRule("it normalises over the channels", keeps_channels=True),
+}
+_OPERATIONS: dict[str, LayerRule] = {
+    **dict.fromkeys(
+        (*_ELEMENTWISE, "Divide", "TrueDivide", "truediv", "add", "subtract", "multiply", "divide"),
+        ElementwiseRule(),
+    ),
+    **dict.fromkeys(
+        (
+            "Relu Relu6 Sigmoid HardSigmoid Silu HardSwish HardSilu Gelu Tanh Elu LeakyRelu Clip Negative "
+            "relu relu6 sigmoid silu swish tanh elu"
+        ).split(),
+        LayerRule(),
+    ),
+    **dict.fromkeys(("Mean", "Max", "Sum"), ReductionRule()),
+    "Concatenate": ConcatenateRule(),
+}
+
+
+def find_rule(call: Call) -> LayerRule:
+    """Returns the rule for the layer of a call.
+
+    A layer that no rule knows, that derives from a known one, or that has an option the rule does not cover
+    (grouped convolution, channels first, a normalised axis other than the last) gets an `OpaqueRule` whose
+    reason says so.
+    """
+    layer = call.layer
+    kind = type(layer).__name__
+    is_keras = type(layer).__module__.partition(".")[0] in {"keras", "tf_keras"}
+    if not is_keras:
+        return OpaqueRule(f"{kind} is no layer of Keras itself")
+    if getattr(layer, "data_format", None) == "channels_first":
+        return OpaqueRule("its channels come first: only channels-last layers are pruned")
+    if not hasattr(layer, "weights") or kind == "TFOpLambda":
+        name = layer.get_config()["function"].rpartition(".")[2] if kind == "TFOpLambda" else kind
+        return _OPERATIONS.get(name) or OpaqueRule(f"no pruning rule for the operation {name}")
+    return _special_case(call, kind) or _LAYERS.get(kind) or OpaqueRule(f"no pruning rule for {kind}")
+
+
+def _special_case(call: Call, kind: str) -> LayerRule | None:
+    """Returns the opaque rule for an option that the rule of this kind does not cover, else None."""
+    layer: Any = call.layer
+    rank = len(call.input_shapes[0])
+    if kind == "Conv2D" and layer.groups != 1:
+        return GroupedConv2DRule()
+    if kind == "BatchNormalization" and _axes(layer.axis, rank) != {rank}:
+        return OpaqueRule("it normalises along an axis other than the last")
+    if kind == "LayerNormalization" and rank not in _axes(layer.axis, rank):
+        return OpaqueRule("it normalises each channel by itself, with weights for each position", keeps_channels=True)
+    return None
+
+
+class GroupedConv2DRule(OpaqueRule):
+    """Conv2D with groups: counted, run, never pruned."""
+
+    def __init__(self) -> None:
+        super().__init__("a grouped convolution ties its channels into fixed groups")
+
+    def mac_positions(self, call: Call) -> dict[str, int]:
+        """Counts like an ordinary convolution: the kernel holds only the channels of one group."""
+        return _WEIGHTED["Conv2D"].mac_positions(call)
+
+    def weight_names(self, layer: Any) -> tuple[str, ...]:
+        """Names the kernel and, where used, the bias."""
+        return _WEIGHTED["Conv2D"].weight_names(layer)
+
+
+def _axes(axis: Any, rank: int) -> set[int]:
+    """Returns axes as numbers counted from the batch axis, 0."""
+    axes = axis if isinstance(axis, list | tuple) else [axis]
+    return {int(item) % (rank + 1) for item in axes}

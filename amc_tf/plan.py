@@ -1,0 +1,206 @@
+"""The pruning plan: which channels of each group are kept."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from amc_tf.errors import PlanError, SettingsError
+from amc_tf.graph import ChannelGraph
+
+FORMAT = "amc-tf plan 1"
+
+
+@dataclasses.dataclass(frozen=True)
+class PruningPlan:
+    """Which channels of each channel group are kept.
+
+    Attributes:
+        kept: indices of the kept channels by group name, ascending; a group left out keeps all.
+        num_channels: channels of each of these groups before pruning.
+    """
+
+    kept: Mapping[str, tuple[int, ...]]
+    num_channels: Mapping[str, int]
+
+    def __post_init__(self) -> None:
+        if set(self.kept) != set(self.num_channels):
+            raise PlanError("A plan must give the kept channels and the number of channels of the same groups.")
+        for name, channels in self.kept.items():
+            _check_group(name, channels, self.num_channels[name])
+
+    def validate(self, graph: ChannelGraph) -> None:
+        """Checks that the plan belongs to a network.
+
+        Raises:
+            PlanError: naming the first group that the network does not have or that has another size.
+        """
+        sizes = {group.name: group.num_channels for group in graph.groups}
+        for name, count in self.num_channels.items():
+            if name not in sizes:
+                listed = ", ".join(list(sizes)[:5]) + (", ..." if len(sizes) > 5 else "")
+                raise PlanError(
+                    f"The plan prunes '{name}', which '{graph.trace.name}' does not have (its channel groups: "
+                    f"{listed}): it is the plan of another model."
+                )
+            if sizes[name] != count:
+                raise PlanError(
+                    f"The plan is for {count} channels in '{name}', but '{graph.trace.name}' has {sizes[name]}: "
+                    "it is the plan of another model."
+                )
+
+    def widths(self, graph: ChannelGraph) -> tuple[int, ...]:
+        """Returns the number of kept channels of each group of a network."""
+        return tuple(
+            len(self.kept[group.name]) if group.name in self.kept else group.num_channels
+            for group in graph.groups
+        )
+
+    def masks(self, graph: ChannelGraph) -> list[NDArray[np.bool_]]:
+        """Returns for each group of a network a bool [channels] array, True where a channel is kept."""
+        masks = []
+        for group in graph.groups:
+            mask = np.ones(group.num_channels, dtype=bool)
+            if group.name in self.kept:
+                mask[:] = False
+                mask[list(self.kept[group.name])] = True
+            masks.append(mask)
+        return masks
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the plan as JSON-compatible values."""
+        groups = {
+            name: {"num_channels": self.num_channels[name], "kept": list(channels)}
+            for name, channels in self.kept.items()
+        }
+        return {"format": FORMAT, "groups": groups}
+
+    @classmethod
+    def from_json(cls, value: Any) -> PruningPlan:
+        """Reads a plan from JSON-compatible values.
+
+        Raises:
+            PlanError: if they are not a plan.
+        """
+        if not isinstance(value, dict) or value.get("format") != FORMAT:
+            raise PlanError(f'This is no pruning plan: "format": "{FORMAT}" was expected at the top.')
+        try:
+            groups = value["groups"].items()
+            kept = {name: tuple(map(_as_index, group["kept"])) for name, group in groups}
+            counts = {name: _as_index(group["num_channels"]) for name, group in groups}
+        except (KeyError, TypeError, AttributeError) as error:
+            raise PlanError(f'A plan needs "groups", each with "kept" and "num_channels": {error!r}.') from error
+        return cls(kept, counts)
+
+    def save(self, path: str | Path) -> None:
+        """Writes the plan as JSON."""
+        Path(path).write_text(json.dumps(self.to_json(), indent=1) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | Path) -> PruningPlan:
+        """Reads a plan written by `save`.
+
+        Raises:
+            PlanError: if there is no such file, or it holds no plan.
+        """
+        try:
+            return cls.from_json(json.loads(Path(path).read_text(encoding="utf-8")))
+        except OSError as error:
+            raise PlanError(f"The plan '{path}' cannot be read: {error.strerror}.") from error
+        except ValueError as error:
+            raise PlanError(f"The plan '{path}' is damaged: {error}") from error
+
+
+def allowed_widths(num_channels: int, *, round_to: int, min_keep_ratio: float) -> tuple[int, ...]:
+    """Lists the widths that a group may be given, ascending.
+
+    These are the multiples of `round_to` that keep at least `min_keep_ratio` of the channels, and the
+    untouched width, which is the model's own choice whatever it is.
+
+    Args:
+        num_channels: channels before pruning.
+        round_to: alignment in channels, 1 or more.
+        min_keep_ratio: in (0, 1]; the paper's sparsity cap of 0.8 is 0.2 here.
+
+    Raises:
+        SettingsError: if an argument is outside its range.
+    """
+    if round_to < 1 or not 0 < min_keep_ratio <= 1:
+        raise SettingsError(
+            f"round_to={round_to} and min_keep_ratio={min_keep_ratio} were given: round_to must be 1 or more "
+            "and min_keep_ratio above 0 and at most 1."
+        )
+    lowest = math.ceil(min_keep_ratio * num_channels / round_to - 1e-9) * round_to
+    return (*range(lowest, num_channels, round_to), num_channels)
+
+
+def round_width(num_channels: int, keep_ratio: float, *, round_to: int) -> int:
+    """Returns the aligned width nearest to a keep ratio, at least one step, at most the channels there are."""
+    steps = max(1, math.floor(keep_ratio * num_channels / round_to + 0.5))
+    return min(num_channels, steps * round_to)
+
+
+def widths_to_plan(
+    graph: ChannelGraph, widths: Sequence[int], *, scores: Mapping[str, ArrayLike] | None = None
+) -> PruningPlan:
+    """Chooses the channels to keep for given widths.
+
+    Args:
+        graph: the network.
+        widths: channels to keep in each group.
+        scores: importance by group name, float [channels]; the highest stay, ties go to the lower index.
+            None keeps the first channels, which is enough where only the cost matters.
+
+    Raises:
+        PlanError: if a width is not between 1 and the channels of its group.
+    """
+    if len(widths) != len(graph.groups):
+        raise PlanError(f"{len(widths)} widths were given for the {len(graph.groups)} groups of the network.")
+    kept = {}
+    for group, width in zip(graph.groups, widths, strict=True):
+        score = np.zeros(group.num_channels) if scores is None else np.asarray(scores[group.name])
+        best = np.argsort(-score, kind="stable")[:width]
+        kept[group.name] = tuple(sorted(best.tolist()))
+        if not 1 <= width <= group.num_channels:
+            raise PlanError(f"'{group.name}' has {group.num_channels} channels: it cannot keep {width}.")
+    return PruningPlan(kept, {group.name: group.num_channels for group in graph.groups})
+
+
+def uniform_plan(graph: ChannelGraph, keep_ratio: float, *, round_to: int = 8) -> PruningPlan:
+    """Keeps the same share of every group, rounded to the alignment: a width multiplier.
+
+    Args:
+        graph: the network.
+        keep_ratio: in (0, 1].
+        round_to: alignment in channels.
+
+    Raises:
+        SettingsError: if the ratio is outside its range.
+    """
+    if not 0 < keep_ratio <= 1:
+        raise SettingsError(f"keep_ratio={keep_ratio} was given: it must be above 0 and at most 1.")
+    return widths_to_plan(
+        graph, [round_width(group.num_channels, keep_ratio, round_to=round_to) for group in graph.groups]
+    )
+
+
+def _as_index(value: Any) -> int:
+    if type(value) is not int:
+        raise TypeError(f"{value!r} is no whole number")
+    return value
+
+
+def _check_group(name: str, channels: Sequence[int], num_channels: int) -> None:
+    if not channels:
+        raise PlanError(f"The plan keeps no channel of '{name}': at least one must stay.")
+    if any(low >= high for low, high in zip(channels, channels[1:], strict=False)):
+        raise PlanError(f"The kept channels of '{name}' must ascend, each named once.")
+    if channels[0] < 0 or channels[-1] >= num_channels:
+        raise PlanError(f"The plan keeps channel {channels[-1]} of '{name}', which has {num_channels} channels.")
