@@ -20,7 +20,7 @@ def read_version() -> str:
 
 
 def read_requirements() -> list[str]:
-    """Returns requirements.txt with each pin NAME==X.Y.Z relaxed to NAME~=X.Y (>= X.Y, below the next major)."""
+    """Returns requirements.txt with each pin NAME==X.Y.Z relaxed to NAME~=X.Y (X.Y or later, same X)."""
     lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
     pins = [line.split("#")[0].strip() for line in lines]
     return [re.sub(r"==(\d+\.\d+)(\.\d+)*$", r"~=\1", pin) for pin in pins if pin]
@@ -38,7 +38,7 @@ def nested_packages() -> list[str]:
 setup(
     name="amc-tf",
     version=read_version(),
-    description="Learned channel pruning (AMC) for TensorFlow and Keras: a faster TFLite network out of a trained one.",
+    description="Learned channel pruning (AMC) for TensorFlow and Keras, timed on the device",
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",

@@ -1,0 +1,303 @@
+"""Image data by name, from a folder, a file or a function, and from what Keras users hold in their hands."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import math
+import os
+import re
+import sys
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from amc_tf.errors import AmcError, DataError
+from amc_tf.image_data import (
+    INPUT_RANGES,
+    DataSplit,
+    ImageData,
+    check_data_fits,
+    check_pair,
+    format_size,
+    split_data,
+    split_off_fraction,
+    to_input_range,
+)
+from amc_tf.image_folder import VALIDATION_FRACTION, check_memory, cover_resize, load_folder
+
+__all__ = [
+    "INPUT_RANGES",
+    "DataSplit",
+    "ImageData",
+    "as_image_data",
+    "check_data_fits",
+    "load_data",
+    "split_data",
+    "to_input_range",
+]
+
+DEFAULT_DIGITS_SIZE = (64, 64, 3)
+DEFAULT_FOLDER_SIZE = (224, 224, 3)
+CIFAR10_NAMES = tuple("airplane automobile bird cat deer dog frog horse ship truck".split())
+# One split for every seed: the shipped network has learned from the training part.
+_DIGITS_SPLIT_SEED = 0
+_FUNCTION_PATTERN = re.compile(r"([A-Za-z_][\w.]*):([A-Za-z_]\w*)")
+_EXPECTED_SOURCES = (
+    "digits, cifar10, cifar100, a folder of class folders, an .npz file, or module:function (a function that "
+    "takes nothing and returns training and validation data)"
+)
+
+
+def load_data(
+    source: str, image_size: tuple[int, int, int] | None = None, seed: int = 0
+) -> tuple[ImageData, ImageData]:
+    """Loads training and validation images.
+
+    Args:
+        source: `digits` (scikit-learn's handwritten digits, enlarged), `cifar10`, `cifar100`; a folder of
+            class folders (see `amc_tf.image_folder.load_folder`); an .npz file with x_train, y_train and
+            x_test, y_test (or x_val, y_val), or with images and labels, which are split; or
+            `module:function`, which is called without arguments and returns a pair of what `as_image_data`
+            takes.
+        image_size: (height, width, channels) the model takes. Images of named data sets and folders are
+            resized to it; files and functions must hold this size. None: the size they have (digits 64x64x3,
+            folders 224x224x3).
+        seed: Decides the split where the source has none; the digits are split in one way for every seed.
+
+    Returns:
+        Training and validation data of one image size and the same classes.
+
+    Raises:
+        DataError: The source does not exist, cannot be read, or holds what no classifier can use.
+
+    Example:
+        >>> train, validation = load_data("digits", (16, 16, 1))
+        >>> len(train), len(validation), train.image_size
+        (1438, 359, (16, 16, 1))
+    """
+    train, validation = _load_source(source, image_size, seed)
+    check_pair(train, validation)
+    if image_size is not None and train.image_size != tuple(image_size):
+        raise DataError(
+            f"The images of {source} are {format_size(train.image_size)}, but the model takes "
+            f"{format_size(image_size)}: resize them."
+        )
+    return train, validation
+
+
+def as_image_data(data: Any, *, num_classes: int | None = None) -> ImageData:
+    """Turns what Keras users train with into ImageData.
+
+    Args:
+        data: An ImageData; a pair of arrays (images, labels); a finite tf.data.Dataset of such pairs, batched
+            or not; or a keras.utils.PyDataset. Labels are whole numbers from 0.
+        num_classes: Number of classes; by default the largest label plus one.
+
+    Returns:
+        The data in memory.
+
+    Raises:
+        DataError: The data is of another kind, endless, or holds what ImageData refuses.
+    """
+    if isinstance(data, ImageData):
+        return data
+    if isinstance(data, (tuple, list)) and len(data) == 2:
+        return _from_arrays(data[0], data[1], num_classes)
+    import keras
+    import tensorflow as tf
+
+    if isinstance(data, tf.data.Dataset):
+        if int(data.cardinality()) == tf.data.INFINITE_CARDINALITY:
+            raise DataError(
+                "The tf.data.Dataset never ends: leave out .repeat() or add .take(number of batches)."
+            )
+        return _from_arrays(*_concatenate(data.as_numpy_iterator()), num_classes)
+    if isinstance(data, keras.utils.PyDataset):
+        return _from_arrays(*_concatenate(data[index] for index in range(len(data))), num_classes)
+    raise DataError(
+        f"Image data cannot be made of a {type(data).__name__}: give an ImageData, a pair (images, labels) "
+        "of arrays, a tf.data.Dataset or a keras.utils.PyDataset of such pairs."
+    )
+
+
+def _load_source(
+    source: str, image_size: tuple[int, int, int] | None, seed: int
+) -> tuple[ImageData, ImageData]:
+    if source == "digits":
+        return _load_digits(image_size or DEFAULT_DIGITS_SIZE)
+    if source in ("cifar10", "cifar100"):
+        return _load_cifar(source, image_size)
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return load_folder(path, image_size or DEFAULT_FOLDER_SIZE, seed=seed)
+    if path.suffix == ".npz":
+        return _load_npz(path, seed)
+    match = _FUNCTION_PATTERN.fullmatch(source)
+    if match:
+        return _load_function(match[1], match[2])
+    raise DataError(f"There is no data {source!r}: expected {_EXPECTED_SOURCES}.")
+
+
+def _load_digits(image_size: tuple[int, int, int]) -> tuple[ImageData, ImageData]:
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    pixels = np.round(digits.images * (255 / 16)).astype(np.uint8)  # 0..16 -> 0..255, [1797, 8, 8]
+    data = ImageData(_resize(pixels, image_size), digits.target, 10, tuple("0123456789"))
+    rng = np.random.default_rng(_DIGITS_SPLIT_SEED)
+    train, validation = split_off_fraction(data.labels, VALIDATION_FRACTION, rng)
+    return data.take(train), data.take(validation)
+
+
+def _load_cifar(name: str, image_size: tuple[int, int, int] | None) -> tuple[ImageData, ImageData]:
+    import keras
+
+    try:
+        parts = getattr(keras.datasets, name).load_data()
+    # Keras raises a bare Exception when the download fails.
+    except Exception as error:
+        folder = Path(os.environ.get("KERAS_HOME", "~/.keras")) / "datasets"
+        raise DataError(
+            f"{name} is not in {folder}, where keras.datasets keeps it, and could not be downloaded "
+            f"({error}): connect to the network once, copy that folder from another machine, or give an .npz "
+            "file."
+        ) from error
+    num_classes = 10 if name == "cifar10" else 100
+    names = CIFAR10_NAMES if name == "cifar10" else None
+    train, validation = (
+        ImageData(images if image_size in (None, images.shape[1:]) else _resize(images, image_size), labels,
+                  num_classes, names)
+        for images, labels in parts
+    )  # fmt: skip
+    return train, validation
+
+
+def _resize(images: NDArray[np.uint8], image_size: tuple[int, int, int]) -> NDArray[np.uint8]:
+    """Resizes uint8 [N, H, W] or [N, H, W, 3] to image_size, grey to colour or back where needed."""
+    if image_size[2] not in (1, 3):
+        raise DataError(
+            f"Images can be made with 1 or 3 channels, but the model takes {format_size(image_size)}."
+        )
+    check_memory(len(images) * math.prod(image_size), f"{len(images)} images of {format_size(image_size)}")
+    return np.stack([cover_resize(Image.fromarray(image), image_size) for image in images])
+
+
+def _load_npz(path: Path, seed: int) -> tuple[ImageData, ImageData]:
+    if not path.is_file():
+        raise DataError(f"There is no file {path}.")
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path} cannot be read as an .npz file of plain arrays ({error}).") from error
+    for part in ("test", "val", "validation", "valid"):
+        if {"x_train", "y_train", f"x_{part}", f"y_{part}"} <= arrays.keys():
+            return _same_classes(
+                _from_arrays(arrays["x_train"], arrays["y_train"]),
+                _from_arrays(arrays[f"x_{part}"], arrays[f"y_{part}"]),
+            )
+    if {"images", "labels"} <= arrays.keys():
+        return _split_whole(_from_arrays(arrays["images"], arrays["labels"]), seed)
+    raise DataError(
+        f"{path} holds the arrays {', '.join(arrays) or '(none)'}, but x_train, y_train, x_test and y_test "
+        "(or x_val and y_val), or images and labels, are needed."
+    )
+
+
+def _split_whole(data: ImageData, seed: int) -> tuple[ImageData, ImageData]:
+    stay, split_off = split_off_fraction(data.labels, VALIDATION_FRACTION, np.random.default_rng(seed))
+    if len(split_off) == 0:
+        raise DataError("No class has two images: one for training, one for validation.")
+    return data.take(stay), data.take(split_off)
+
+
+def _load_function(module_name: str, function_name: str) -> tuple[ImageData, ImageData]:
+    name = f"{module_name}:{function_name}"
+    with _working_folder_importable():
+        try:
+            module = importlib.import_module(module_name)
+        except ImportError as error:
+            raise DataError(
+                f"The module of {name} cannot be imported ({error}): start in the folder that holds it, or "
+                f"give {_EXPECTED_SOURCES}."
+            ) from error
+        function = getattr(module, function_name, None)
+        if not callable(function):
+            known = [key for key, value in vars(module).items() if callable(value) and key[0] != "_"]
+            raise DataError(
+                f"{module_name} has no function {function_name}; it has {', '.join(known) or 'none'}."
+            )
+        try:
+            result = function()
+        except AmcError:
+            raise
+        # Whatever the user's function raises is reported in one sentence; --debug shows the rest.
+        except Exception as error:
+            raise DataError(f"{name} failed with {type(error).__name__}: {error}") from error
+    if not isinstance(result, (tuple, list)) or len(result) != 2:
+        raise DataError(
+            f"{name} returned a {type(result).__name__}, but must return a pair of training and validation "
+            "data."
+        )
+    return _same_classes(as_image_data(result[0]), as_image_data(result[1]))
+
+
+@contextlib.contextmanager
+def _working_folder_importable() -> Iterator[None]:
+    """Lets modules of the working folder be imported, which console scripts leave out of the path."""
+    folder = str(Path.cwd())
+    sys.path.insert(0, folder)
+    try:
+        yield
+    finally:
+        sys.path.remove(folder)
+
+
+def _same_classes(train: ImageData, validation: ImageData) -> tuple[ImageData, ImageData]:
+    """Gives both parts the larger number of unnamed classes: one of them may miss the last class."""
+    if train.class_names is not None or validation.class_names is not None:
+        return train, validation
+    num_classes = max(train.num_classes, validation.num_classes)
+    return (
+        ImageData(train.images, train.labels, num_classes),
+        ImageData(validation.images, validation.labels, num_classes),
+    )
+
+
+def _from_arrays(images: Any, labels: Any, num_classes: int | None = None) -> ImageData:
+    label_array = np.asarray(labels)
+    countable = label_array.dtype.kind in "uif" and label_array.size > 0 and np.isfinite(label_array).all()
+    return ImageData(
+        np.asarray(images), label_array, num_classes or (int(label_array.max()) + 1 if countable else 1)
+    )
+
+
+def _concatenate(pairs: Iterable[Any]) -> tuple[NDArray, NDArray]:
+    """Joins the (images, labels) pairs of an iterable of batches or of single examples."""
+    images, labels = [], []
+    num_bytes = 0
+    for pair in pairs:
+        if isinstance(pair, Mapping) or not isinstance(pair, (tuple, list)) or len(pair) != 2:
+            raise DataError(
+                f"The data set yields a {type(pair).__name__}, but must yield pairs (images, labels)."
+            )
+        image = np.asarray(pair[0])
+        single = image.ndim == 3
+        num_bytes += image.nbytes
+        check_memory(num_bytes, "the images of the data set")
+        images.append(image[np.newaxis] if single else image)
+        labels.append(np.asarray(pair[1])[np.newaxis] if single else np.asarray(pair[1]))
+    if not images:
+        raise DataError("The data set is empty: at least one pair (images, labels) is needed.")
+    sizes = sorted({image.shape[1:] for image in images})
+    if len(sizes) > 1:
+        raise DataError(
+            f"The data set yields images of {' and '.join(map(str, sizes[:2]))}: all must have one size."
+        )
+    return np.concatenate(images), np.concatenate(labels)

@@ -1,0 +1,119 @@
+"""Accuracy of a network on labelled images."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from amc_tf.data import INPUT_RANGES, ImageData, to_input_range
+from amc_tf.errors import DataError, ModelError
+
+# A trained network must beat guessing by this part of what there is to gain, and by three standard errors.
+_MIN_GAIN = 0.05
+_NUM_STANDARD_ERRORS = 3.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Accuracy:
+    """How often a network is right.
+
+    Attributes:
+        top1: Fraction of images whose class has the highest score, in [0, 1].
+        top5: Fraction of images whose class is among the five highest scores, in [0, 1]; 1 for five classes
+            or fewer.
+    """
+
+    top1: float
+    top5: float
+
+
+def accuracy(
+    predict: Callable[[NDArray[np.float32]], Any], data: ImageData, *, input_range: str, batch_size: int = 100
+) -> Accuracy:
+    """Measures the accuracy of a network, batch by batch.
+
+    Args:
+        predict: Takes float32 [B, H, W, C] in the model's input range and returns scores [B, classes] (logits
+            or probabilities): a keras.Model, or `lambda images: network(images, weights)`.
+        data: Images and labels.
+        input_range: How uint8 pixels are scaled, one of INPUT_RANGES.
+        batch_size: Images per call; the last batch may be smaller.
+
+    Returns:
+        The accuracy. Equal scores go to the lower class, as in argmax; an image with a NaN score counts as
+        wrong.
+
+    Raises:
+        ModelError: The network does not return one row of scores per image.
+        DataError: A label has no score.
+
+    Example:
+        >>> from amc_tf.data import ImageData
+        >>> data = ImageData(np.zeros((2, 1, 1, 1), np.uint8), np.array([0, 1]), 2)
+        >>> accuracy(lambda images: np.array([[3.0, 1.0], [3.0, 1.0]]), data, input_range="0..1")
+        Accuracy(top1=0.5, top5=1.0)
+    """
+    ranks = [
+        _ranks(
+            predict(to_input_range(data.images[start : start + batch_size], input_range)),
+            data.labels[start : start + batch_size],
+        )
+        for start in range(0, len(data), batch_size)
+    ]
+    rank = np.concatenate(ranks)  # [N]
+    return Accuracy(top1=float(np.mean(rank < 1)), top5=float(np.mean(rank < 5)))
+
+
+def check_not_chance(top1: float, num_classes: int, *, num_images: int, input_range: str) -> None:
+    """Raises DataError when an untouched model only guesses, as it does on wrongly prepared images.
+
+    The model must be better than guessing by 5 % of what there is to gain (14.5 % with 10 classes, 5.1 % with
+    1000), and by three standard errors of guessing on so many images.
+
+    Args:
+        top1: The model's top-1 accuracy, in [0, 1].
+        num_classes: Number of classes, at least 1.
+        num_images: Number of images it was measured on, at least 1.
+        input_range: How they were scaled, for the message.
+
+    Raises:
+        DataError: The accuracy cannot be told from guessing.
+    """
+    chance = 1 / num_classes
+    standard_error = math.sqrt(chance * (1 - chance) / num_images)
+    if (
+        top1 > chance + max(_MIN_GAIN * (1 - chance), _NUM_STANDARD_ERRORS * standard_error)
+        or num_classes == 1
+    ):
+        return
+    others = ", ".join(name for name in INPUT_RANGES if name != input_range)
+    raise DataError(
+        f"The untouched model is right on {top1:.1%} of {num_images} images, near the {chance:.1%} of "
+        f"guessing among {num_classes} classes: its images are probably prepared in another way than in its "
+        f"training. The input range is {input_range}; try --input-range with one of {others}, and check that "
+        "the classes are in the order of the model's outputs."
+    )
+
+
+def _ranks(scores: Any, labels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Returns how many classes come before the true one, int64 [B]."""
+    table = np.asarray(scores)  # [B, classes]
+    if table.ndim != 2 or len(table) != len(labels):
+        raise ModelError(
+            f"The network returned the shape {table.shape} for {len(labels)} images, but a classifier "
+            "returns one row of scores per image."
+        )
+    num_outputs = table.shape[1]
+    if labels.max() >= num_outputs:
+        raise DataError(
+            f"The labels go up to {labels.max()}, but the model has {num_outputs} outputs: "
+            "use the data the model was trained on."
+        )
+    own = table[np.arange(len(labels)), labels][:, np.newaxis]  # [B, 1]
+    before = (table > own) | ((table == own) & (np.arange(num_outputs) < labels[:, np.newaxis]))
+    return np.where(np.isnan(table).any(axis=1), num_outputs + 5, before.sum(axis=1))

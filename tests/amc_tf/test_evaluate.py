@@ -1,0 +1,88 @@
+import numpy as np
+import pytest
+
+from amc_tf.errors import DataError, ModelError
+from amc_tf.evaluate import Accuracy, accuracy, check_not_chance
+from amc_tf.image_data import ImageData
+
+
+def make_data(labels, num_classes: int) -> ImageData:
+    images = np.arange(len(labels), dtype=np.uint8).reshape(-1, 1, 1, 1)  # image i is the pixel i
+    return ImageData(images, np.array(labels), num_classes)
+
+
+def predictor(scores):
+    table = np.array(scores, np.float32)
+    return lambda images: table[images[:, 0, 0, 0].astype(int)]
+
+
+def test_top1_and_top5_are_counted_over_batches_of_unequal_size() -> None:
+    scores = np.tile(np.arange(8.0), (5, 1))  # the highest class is 7, the best five are 3..7
+    batches = []
+
+    def predict(images):
+        batches.append(len(images))
+        return predictor(scores)(images)
+
+    measured = accuracy(predict, make_data([7, 3, 2, 7, 0], 8), input_range="0..255", batch_size=2)
+    assert measured == Accuracy(top1=0.4, top5=0.6)
+    assert batches == [2, 2, 1]
+
+
+def test_top5_of_five_classes_or_fewer_is_one() -> None:
+    measured = accuracy(predictor(np.eye(3)), make_data([1, 2, 2], 3), input_range="0..255")
+    assert measured == Accuracy(top1=1 / 3, top5=1.0)
+
+
+def test_equal_scores_go_to_the_lower_class() -> None:
+    data = make_data([0, 1, 5, 9], 10)
+    measured = accuracy(predictor(np.zeros((4, 10))), data, input_range="0..255")
+    assert measured == Accuracy(top1=0.25, top5=0.5)
+
+
+def test_an_image_with_a_nan_score_is_wrong() -> None:
+    scores = np.eye(6)[:2]
+    scores[0, 0] = np.nan
+    assert accuracy(predictor(scores), make_data([0, 1], 6), input_range="0..255") == Accuracy(0.5, 0.5)
+
+
+def test_pixels_reach_the_network_in_its_input_range() -> None:
+    seen = []
+
+    def predict(images):
+        seen.append(images)
+        return np.zeros((len(images), 2))
+
+    data = ImageData(np.array([0, 255], np.uint8).reshape(2, 1, 1, 1), np.array([0, 1]), 2)
+    accuracy(predict, data, input_range="-1..1")
+    assert seen[0].ravel().tolist() == [-1.0, 1.0]
+    assert seen[0].dtype == np.float32
+
+
+def test_a_network_that_is_no_classifier_is_refused() -> None:
+    with pytest.raises(ModelError, match=r"shape \(2, 4, 4, 3\) for 2 images"):
+        accuracy(lambda images: np.zeros((2, 4, 4, 3)), make_data([0, 1], 3), input_range="0..1")
+
+
+def test_labels_without_an_output_are_refused() -> None:
+    with pytest.raises(DataError, match="labels go up to 5, but the model has 2 outputs"):
+        accuracy(lambda images: np.zeros((len(images), 2)), make_data([0, 5], 6), input_range="0..1")
+
+
+@pytest.mark.parametrize(
+    ("top1", "num_classes", "num_images"),
+    [(0.15, 10, 10_000), (0.06, 1000, 500), (0.6, 2, 1000), (1.0, 10, 5), (0.5, 10, 20), (1.0, 1, 10)],
+)
+def test_a_model_that_has_learned_something_passes(top1: float, num_classes: int, num_images: int) -> None:
+    check_not_chance(top1, num_classes, num_images=num_images, input_range="0..1")
+
+
+@pytest.mark.parametrize(
+    ("top1", "num_classes", "num_images"),
+    [(0.1, 10, 10_000), (0.14, 10, 10_000), (0.04, 1000, 500), (0.3, 10, 20), (0.5, 2, 1000), (0.0, 10, 100)],
+)
+def test_a_model_that_guesses_is_stopped(top1: float, num_classes: int, num_images: int) -> None:
+    with pytest.raises(
+        DataError, match=r"is -1\.\.1; try --input-range with one of 0\.\.1, 0\.\.255, imagenet"
+    ):
+        check_not_chance(top1, num_classes, num_images=num_images, input_range="-1..1")
