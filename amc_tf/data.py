@@ -44,6 +44,7 @@ __all__ = [
 
 DEFAULT_DIGITS_SIZE = (64, 64, 3)
 DEFAULT_FOLDER_SIZE = (224, 224, 3)
+CIFAR_SIZE = (32, 32, 3)
 CIFAR10_NAMES = tuple("airplane automobile bird cat deer dog frog horse ship truck".split())
 # One split for every seed: the shipped network has learned from the training part.
 _DIGITS_SPLIT_SEED = 0
@@ -159,7 +160,9 @@ def _load_cifar(name: str, image_size: tuple[int, int, int] | None) -> tuple[Ima
     import keras
 
     try:
-        parts = getattr(keras.datasets, name).load_data()
+        # Keras reports downloads on stdout, which belongs to results.
+        with contextlib.redirect_stdout(sys.stderr):
+            parts = getattr(keras.datasets, name).load_data()
     # Keras raises a bare Exception when the download fails.
     except Exception as error:
         folder = Path(os.environ.get("KERAS_HOME", "~/.keras")) / "datasets"
@@ -168,13 +171,11 @@ def _load_cifar(name: str, image_size: tuple[int, int, int] | None) -> tuple[Ima
             f"({error}): connect to the network once, copy that folder from another machine, or give an .npz "
             "file."
         ) from error
-    num_classes = 10 if name == "cifar10" else 100
-    names = CIFAR10_NAMES if name == "cifar10" else None
+    num_classes, names = (10, CIFAR10_NAMES) if name == "cifar10" else (100, None)
     train, validation = (
-        ImageData(images if image_size in (None, images.shape[1:]) else _resize(images, image_size), labels,
-                  num_classes, names)
+        ImageData(_resize(images, image_size or CIFAR_SIZE), labels, num_classes, names)
         for images, labels in parts
-    )  # fmt: skip
+    )
     return train, validation
 
 
@@ -184,6 +185,8 @@ def _resize(images: NDArray[np.uint8], image_size: tuple[int, int, int]) -> NDAr
         raise DataError(
             f"Images can be made with 1 or 3 channels, but the model takes {format_size(image_size)}."
         )
+    if images.shape[1:] == image_size:
+        return images
     check_memory(len(images) * math.prod(image_size), f"{len(images)} images of {format_size(image_size)}")
     return np.stack([cover_resize(Image.fromarray(image), image_size) for image in images])
 
@@ -234,7 +237,8 @@ def _load_function(module_name: str, function_name: str) -> tuple[ImageData, Ima
                 f"{module_name} has no function {function_name}; it has {', '.join(known) or 'none'}."
             )
         try:
-            result = function()
+            with contextlib.redirect_stdout(sys.stderr):
+                result = function()
         except AmcError:
             raise
         # Whatever the user's function raises is reported in one sentence; --debug shows the rest.

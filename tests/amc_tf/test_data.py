@@ -117,6 +117,7 @@ def test_images_of_another_size_than_the_model_takes_are_refused(tmp_path: Path)
 MODULE = """
 import numpy as np
 def arrays():
+    print("loading")
     return (np.zeros((4, 2, 2, 3), np.uint8), [0, 1, 2, 0]), (np.ones((2, 2, 2, 3), np.float32), [1, 1])
 def broken():
     raise KeyError("photos")
@@ -126,13 +127,14 @@ def one():
 
 
 def test_a_function_of_a_module_in_the_working_folder_is_called(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "my_photos_for_test.py").write_text(MODULE)
     monkeypatch.chdir(tmp_path)
     train, validation = load_data("my_photos_for_test:arrays")
     assert (train.labels.tolist(), train.num_classes, validation.num_classes) == ([0, 1, 2, 0], 3, 3)
     assert validation.images.dtype == np.float32
+    assert capsys.readouterr() == ("", "loading\n")
     with pytest.raises(DataError, match="broken failed with KeyError: 'photos'"):
         load_data("my_photos_for_test:broken")
     with pytest.raises(DataError, match="returned a ndarray, but must return a pair"):
