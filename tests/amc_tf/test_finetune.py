@@ -1,0 +1,187 @@
+"""Facts about amc_tf/finetune.py, on a network of one convolution and images of 8x8."""
+
+import keras
+import numpy as np
+import pytest
+
+from amc_tf.errors import DataError, ModelError, SettingsError
+from amc_tf.finetune import finetune
+from amc_tf.image_data import ImageData
+from amc_tf.settings import FinetuneSettings
+
+CLASSES = 3
+
+
+def toy_data(count, seed):
+    """Images whose class is the colour channel that is brightest."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, CLASSES, count)
+    images = rng.integers(0, 140, (count, 8, 8, 3))
+    images[np.arange(count), :, :, labels] += 60
+    return ImageData(images.astype(np.uint8), labels.astype(np.int64), CLASSES, ("red", "green", "blue"))
+
+
+def toy_model(activation="softmax", flavour=keras, dropout=0.0):
+    flavour.utils.set_random_seed(0)
+    layers = flavour.layers
+    return flavour.Sequential(
+        [
+            layers.Input((8, 8, 3)),
+            layers.Conv2D(4, 3, use_bias=False),
+            layers.BatchNormalization(),
+            layers.ReLU(),
+            layers.GlobalAveragePooling2D(),
+            layers.Dropout(dropout),
+            layers.Dense(CLASSES, activation=activation),
+        ]
+    )
+
+
+def settings(**changes):
+    values = {"epochs": 3, "batch_size": 16, "learning_rate": 0.1, "augment": "none"}
+    return FinetuneSettings(**{**values, **changes})
+
+
+def tune(model, *, teacher=None, on_epoch=None, **changes):
+    return finetune(
+        model,
+        toy_data(160, seed=1),
+        toy_data(64, seed=2),
+        settings=settings(**changes),
+        input_range="-1..1",
+        teacher=teacher,
+        on_epoch=on_epoch,
+    )
+
+
+def same_weights(first, second):
+    return all(np.array_equal(a, b) for a, b in zip(first.get_weights(), second.get_weights(), strict=True))
+
+
+class Run:
+    """One fine-tuning of an untrained network, which several tests look at."""
+
+    def __init__(self):
+        self.given = toy_model()
+        self.weights_before = self.given.get_weights()
+        self.records = []
+        self.result = tune(self.given, on_epoch=self.records.append, epochs=6)
+
+
+@pytest.fixture(scope="module")
+def run():
+    return Run()
+
+
+@pytest.fixture(scope="module")
+def teacher(run):
+    return run.result.model
+
+
+def test_it_learns(run):
+    assert run.result.history[0].top1 < 0.6
+    assert run.result.best_top1 > 0.95
+    assert run.records[6].loss < run.records[1].loss
+
+
+def test_the_original_stays_as_it_was(run):
+    assert all(np.array_equal(a, b) for a, b in zip(run.weights_before, run.given.get_weights(), strict=True))
+    assert not run.given.compiled
+
+
+def test_the_result_is_a_new_model_with_the_configuration_of_the_old_one(run):
+    assert run.result.model is not run.given
+    assert run.result.model.get_config() == run.given.get_config()
+
+
+def test_the_records_arrive_epoch_by_epoch(run):
+    assert tuple(run.records) == run.result.history
+    assert [record.epoch for record in run.records] == list(range(7))
+
+
+def test_the_weights_of_the_best_epoch_are_kept(run):
+    result = run.result
+    assert result.best_top1 == max(record.top1 for record in result.history)
+    assert result.history[result.best_epoch].top1 == result.best_top1
+    assert tune(result.model, epochs=0).history[0].top1 == result.best_top1
+
+
+def test_a_network_that_training_only_harms_comes_back_as_it_was(teacher):
+    wrong = toy_data(64, seed=3)
+    wrong = ImageData(wrong.images, (wrong.labels + 1) % CLASSES, CLASSES, wrong.class_names)
+    result = finetune(teacher, wrong, toy_data(64, 2), settings=settings(epochs=2), input_range="-1..1")
+    assert result.best_epoch == 0
+    assert same_weights(result.model, teacher)
+
+
+def test_no_epochs_return_a_copy():
+    model = toy_model()
+    result = tune(model, epochs=0)
+    assert same_weights(result.model, model)
+    assert [record.epoch for record in result.history] == [0]
+    assert result.history[0].loss is None
+
+
+def test_the_same_seed_gives_the_same_weights(teacher):
+    first, second = (
+        tune(toy_model(dropout=0.2), teacher=teacher, epochs=1, augment="crop_flip", seed=5).model
+        for _ in "ab"
+    )
+    assert same_weights(first, second)
+
+
+@pytest.mark.parametrize(("student_end", "teacher_end"), [("softmax", None), (None, "softmax")])
+def test_pure_distillation_brings_the_student_to_the_teacher(teacher, student_end, teacher_end):
+    guide = toy_model(teacher_end)
+    guide.set_weights(teacher.get_weights())
+    result = tune(toy_model(student_end), teacher=guide, distillation_weight=1.0, epochs=5)
+    assert result.best_top1 > 0.9
+    assert result.history[-1].loss < 0.5 * result.history[1].loss
+    assert same_weights(guide, teacher)
+
+
+def test_softmax_and_logits_are_trained_alike(run):
+    model = toy_model(None)
+    model.set_weights(run.weights_before)
+    losses = [record.loss for record in tune(model, epochs=6).history[1:]]
+    np.testing.assert_allclose(losses, [record.loss for record in run.records[1:]], rtol=1e-3)
+
+
+def test_label_smoothing_bounds_the_confidence(teacher):
+    smooth = tune(toy_model(), epochs=6, label_smoothing=0.6).model
+    images = toy_data(64, 2).images.astype(np.float32) / 127.5 - 1.0
+    assert smooth.predict_on_batch(images).max() < 0.85 < teacher.predict_on_batch(images).max()
+
+
+def test_fewer_images_than_a_batch_are_one_batch():
+    data = toy_data(5, seed=1)
+    result = finetune(toy_model(), data, data, settings=settings(epochs=1), input_range="-1..1")
+    assert np.isfinite(result.history[1].loss)
+
+
+def test_a_tf_keras_model_is_fine_tuned_as_a_tf_keras_model(teacher):
+    import tf_keras
+
+    result = tune(toy_model(flavour=tf_keras), teacher=teacher, epochs=4)
+    assert isinstance(result.model, tf_keras.Model)
+    assert result.best_top1 > 0.9
+
+
+def test_divergence_names_the_learning_rate_and_a_smaller_one():
+    with pytest.raises(
+        SettingsError, match=r"NaN or infinite in epoch \d+ at learning_rate 1e\+30; try 2.5e\+29"
+    ):
+        tune(toy_model(None), learning_rate=1e30, warmup_epochs=0.0)
+
+
+def test_labels_that_do_not_fit_the_outputs_are_named():
+    data = toy_data(16, seed=1)
+    wrong = ImageData(data.images, data.labels + 1, CLASSES + 1, None)
+    with pytest.raises(DataError, match=r"training labels run from 1 to 3 and the model has 3 outputs"):
+        finetune(toy_model(), wrong, data, settings=settings(), input_range="-1..1")
+
+
+def test_a_teacher_with_other_classes_is_refused():
+    other = keras.Sequential([keras.layers.Input((8, 8, 3)), keras.layers.Flatten(), keras.layers.Dense(7)])
+    with pytest.raises(ModelError, match="3 outputs and the teacher has 7"):
+        tune(toy_model(), teacher=other)
