@@ -84,8 +84,8 @@ def __dir__() -> list[str]:
 class _Package(ModuleType):
     """This package as a module that importing amc_tf.rebuild does not rob of its function rebuild.
 
-    The import system binds every imported submodule to its parent. For a submodule that is named like its public
-    function the function must win, whichever is imported first.
+    The import system binds every imported submodule to its parent. For a submodule that is named like its
+    public function the function must win, whichever is imported first.
     """
 
     def __setattr__(self, name: str, value: object) -> None:

@@ -128,9 +128,8 @@ def to_input_range(images: NDArray, input_range: str) -> NDArray[np.float32]:
             f"The input range imagenet is for colour images, but these have {images.shape[-1]} channel(s): "
             "choose one of -1..1, 0..1, 0..255."
         )
-    return (pixels / np.float32(255) - np.array(IMAGENET_MEAN, np.float32)) / np.array(
-        IMAGENET_STD, np.float32
-    )
+    mean, std = np.array([IMAGENET_MEAN, IMAGENET_STD], np.float32)
+    return np.asarray((pixels / np.float32(255) - mean) / std, np.float32)
 
 
 def even_order(labels: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:

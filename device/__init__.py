@@ -3,5 +3,5 @@
 if __name__ == "device":
     raise ImportError(
         "The folder device/ was imported as `device`, but it is the package amc_tf.device: "
-        "write `from amc_tf.device.host_meter import HostMeter` (after `pip install .`, or from the checkout's root)."
+        "write `import amc_tf.device` (after `pip install .`, or from the checkout's root)."
     )
