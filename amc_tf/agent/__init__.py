@@ -1,0 +1,1 @@
+"""The DDPG agent: replay memory, exploration noise, actor and critic."""
