@@ -111,6 +111,11 @@ class TFLiteRunner:
         """Shape of one image, (H, W, C)."""
         return self._input.shape[1:]
 
+    @property
+    def output_step(self) -> float:
+        """Step between two values of a quantized output, in output units; 0 for a float output."""
+        return self._output.scale
+
     def predict(self, images: Any) -> np.ndarray:
         """Runs every image.
 
@@ -202,7 +207,14 @@ def capture_stderr() -> Iterator[list[str]]:
 
 
 def last_words(error: BaseException, chatter: list[str]) -> str:
-    """Returns the last lines an error and the native code before it have to say, as one line of text."""
-    said = [line.strip() for line in str(error).splitlines() if line.strip()]
-    words = said[-3:] or [line.strip() for line in chatter if line.strip()][-3:] or [type(error).__name__]
-    return " ".join(words).rstrip(".")
+    """Returns what an error says as one line: its `error:` lines if it has any, else its last lines.
+
+    Args:
+        error: The error, whose text may be a page of compiler diagnostics.
+        chatter: Lines of native code before it, used when the error itself says nothing.
+    """
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    lines = lines or [line.strip() for line in chatter if line.strip()] or [type(error).__name__]
+    diagnoses = [line.partition("error:")[2].strip() for line in lines if "error:" in line]
+    words = "; ".join(dict.fromkeys(diagnoses[:3])) or " ".join(lines[-3:])
+    return words.rstrip(".: ")
