@@ -98,7 +98,7 @@ def test_native_output_is_logged_and_errors_pass(
 
 
 def test_last_words_are_the_errors_own_else_the_native_ones() -> None:
-    page = "Failed.\na.py:1: error: no such op\n^\nb.py:2: note: here\na.py:9: error: no such op\nx: error: end:"
+    page = "Failed.\na.py:1: error: no such op\n^\nb.py:2: note\na.py:9: error: no such op\nx: error: end:"
     assert last_words(ValueError(page), []) == "no such op; end"
     assert last_words(ValueError("a\nb\n\nc\nd."), ["x"]) == "b c d"
     assert last_words(ValueError(), ["x", "y"]) == "x y"
