@@ -34,7 +34,7 @@ class Limit:
     worst: float
 
 
-# These catch a wrong conversion, not a loss of accuracy, which is reported by itself. Trained MobileNet-V1 and
+# These catch a wrong conversion, not a loss of accuracy, reported by itself. Trained MobileNet-V1 and
 # V2 have typical errors of 1e-6, 2e-3, 0.04 and 0.06 on 100 photos; a network that answers at random comes
 # near 1. float32 leaves room for a Keras side that runs in TF32 on a GPU. A quantized network may be wrong on
 # single images, so its worst error is not limited.
