@@ -1,0 +1,202 @@
+"""The figures of the report: what a run left behind, as charts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from amc_tf import charts
+from amc_tf.run_record import NETWORKS, RunRecord, is_number, latency_of
+
+# Widths of the drawings in px; the page shows the one that fits, so that text keeps its size on a phone.
+_HALF_WIDTH, _FULL_WIDTH, _PHONE_WIDTH = 544, 1104, 340
+_MEDIAN_WINDOW = 15
+
+# Fine-tuning changes no shape: where the tuned network was measured, its bar stands for both.
+_TUNED = {"uniform": "uniform_finetuned", "pruned": "finetuned"}
+
+# Kind of budget: what the episodes call it, its name on the axis, what one unit of the axis holds.
+_COSTS = {
+    "macs": ("macs", "million MACs", 1e6),
+    "params": ("params", "million parameters", 1e6),
+    "bytes": ("bytes", "MB of float32 weights", 1e6),
+    "latency": ("latency_ms", "ms per image", 1.0),
+}
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One chart, drawn for a wide and for a narrow page.
+
+    Attributes:
+        title: Short heading.
+        note: One or two sentences on how to read it.
+        wide: `<svg>` markup; every text in it is escaped.
+        narrow: The same for a phone.
+        is_full: Whether the wide drawing takes the whole width of the page, not half of it.
+        legend: CSS class and meaning of the marks.
+    """
+
+    title: str
+    note: str
+    wide: str
+    narrow: str
+    is_full: bool = False
+    legend: tuple[tuple[str, str], ...] = ()
+
+
+def make_figures(record: RunRecord) -> list[Figure]:
+    """Draws what the run has data for.
+
+    Args:
+        record: What the run left behind.
+
+    Returns:
+        Reward, accuracy, accuracy against cost (from two episodes on), latency (if measured), channels.
+    """
+    episodes = [episode for episode in record.episodes if is_number(episode.get("reward"))]
+    figures = []
+    if len(episodes) > 1:
+        figures += [
+            _reward_figure(episodes),
+            _accuracy_figure(episodes),
+            _tradeoff_figure(record.summary, episodes),
+        ]
+    bars = _latency_bars(record.summary)
+    if bars:
+        note = "Median of the measured runs; the whisker spans the 5th to the 95th percentile."
+        figures.append(
+            _figure(
+                "Latency before and after",
+                note,
+                lambda width: charts.latency_chart(bars, width=width, title="Latency of each network"),
+            )
+        )
+    channels = _channels(record)
+    return [*figures, _channels_figure(channels)] if channels else figures
+
+
+def _figure(title: str, note: str, draw: Callable[[int], str], *, is_full: bool = False) -> Figure:
+    return Figure(title, note, draw(_FULL_WIDTH if is_full else _HALF_WIDTH), draw(_PHONE_WIDTH), is_full)
+
+
+def _reward_figure(episodes: Sequence[Mapping[str, Any]]) -> Figure:
+    best: list[float] = []
+    for episode in episodes:
+        logged = episode.get("best_reward")
+        best.append(logged if is_number(logged) else max([episode["reward"], *best[-1:]]))
+    return _figure(
+        "Reward over episodes",
+        "Each point is one plan; the line is the best so far.",
+        lambda width: charts.episodes_chart(
+            [episode["episode"] for episode in episodes],
+            [episode["reward"] for episode in episodes],
+            line=best,
+            warmup_episodes=_warmup_end(episodes),
+            width=width,
+            title="Reward of each episode and the best so far",
+            format_value="{:.3g}".format,
+        ),
+    )
+
+
+def _accuracy_figure(episodes: Sequence[Mapping[str, Any]]) -> Figure:
+    top1 = [episode["top1"] for episode in episodes]
+    return _figure(
+        "Accuracy over episodes",
+        f"Top-1 on the search images, not fine-tuned; the line is the median of {_MEDIAN_WINDOW} episodes.",
+        lambda width: charts.episodes_chart(
+            [episode["episode"] for episode in episodes],
+            top1,
+            line=charts.running_median(top1, _MEDIAN_WINDOW),
+            warmup_episodes=_warmup_end(episodes),
+            width=width,
+            title="Top-1 accuracy of each episode and its running median",
+            format_value=charts.percent,
+        ),
+    )
+
+
+def _warmup_end(episodes: Sequence[Mapping[str, Any]]) -> int:
+    return max((episode["episode"] + 1 for episode in episodes if episode.get("kind") == "warmup"), default=0)
+
+
+def _tradeoff_figure(summary: Mapping[str, Any], episodes: Sequence[Mapping[str, Any]]) -> Figure:
+    budget = summary.get("budget") or {}
+    kind = str(budget.get("kind"))
+    if kind not in _COSTS or not all(is_number(episode.get(_COSTS[kind][0])) for episode in episodes):
+        kind = "macs"
+    key, cost_name, unit = _COSTS[kind]
+    limit = budget.get("limit") if kind == budget.get("kind") else None
+    points = [_episode_point(episode, episode[key] / unit, cost_name) for episode in episodes]
+    marks = _marks(summary, kind, unit)
+    drawn = _figure(
+        "Accuracy against cost",
+        "Small points are episodes on the search images, not fine-tuned, with their Pareto front; large "
+        "ones are networks on the validation images.",
+        lambda width: charts.tradeoff_chart(
+            points,
+            marks,
+            limit=limit / unit if is_number(limit) else None,
+            width=width,
+            title=f"Top-1 accuracy against {cost_name}",
+            cost_name=cost_name,
+            format_cost="{:g}".format,
+        ),
+    )
+    names = [("dot warmup", "warm-up episode")] if _warmup_end(episodes) else []
+    names.append(("dot search", "episode"))
+    return replace(drawn, legend=(*names, *((mark.kind, mark.label.partition(":")[0]) for mark in marks)))
+
+
+def _episode_point(episode: Mapping[str, Any], cost: float, cost_name: str) -> charts.Point:
+    label = f"Episode {episode['episode']}: top-1 {charts.percent(episode['top1'])}, {cost:.4g} {cost_name}"
+    return charts.Point(cost, episode["top1"], label, str(episode.get("kind", "search")))
+
+
+def _marks(summary: Mapping[str, Any], kind: str, unit: float) -> list[charts.Point]:
+    marks = []
+    for key, name, css, _ in NETWORKS:
+        result = summary.get(key)
+        if not result or key in ("int8", "int8_baseline"):
+            continue
+        latency = result.get("latency_ms") or {}
+        values = {"macs": result["macs"], "params": result["params"], "bytes": 4 * result["params"]}
+        cost = latency.get("median") if kind == "latency" else values[kind]
+        if cost is not None:
+            label = f"{name}: top-1 {charts.percent(result['top1'])}"
+            marks.append(charts.Point(cost / unit, result["top1"], label, css))
+    return marks
+
+
+def _latency_bars(summary: Mapping[str, Any]) -> list[charts.Bar]:
+    bars = []
+    for key, name, kind, _ in NETWORKS:
+        latency = latency_of(summary, key)
+        if latency and not (key in _TUNED and latency_of(summary, _TUNED[key])):
+            short = name.replace(", fine-tuned", "")
+            bars.append(charts.Bar(short, kind, latency["median"], latency["p5"], latency["p95"]))
+    return bars
+
+
+def _channels(record: RunRecord) -> list[charts.Channels]:
+    listed = record.summary.get("channels")
+    if listed:
+        return [
+            charts.Channels(str(c.get("layer") or c["group"]), c["before"], c["after"], c.get("uniform"))
+            for c in listed
+        ]
+    return [charts.Channels(name, before, kept) for name, (kept, before) in record.groups.items()]
+
+
+def _channels_figure(channels: Sequence[charts.Channels]) -> Figure:
+    note = "Share of the original channels that the found plan keeps, with the numbers before and after."
+    if any(row.uniform is not None for row in channels):
+        note += " The mark is uniform pruning."
+    return _figure(
+        "Channels of each layer",
+        note,
+        lambda width: charts.channels_chart(channels, width=width, title="Channels kept in each layer"),
+        is_full=True,
+    )

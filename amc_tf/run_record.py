@@ -1,0 +1,112 @@
+"""A finished run as its folder holds it: the summary, the episodes, the plan."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeGuard
+
+from amc_tf.errors import RunFolderError
+
+# Networks in the order of the table: key in summary.json, name, CSS class, key of what it is compared with.
+NETWORKS = (
+    ("baseline", "Original", "baseline", None),
+    ("uniform", "Uniform", "uniform raw", "baseline"),
+    ("uniform_finetuned", "Uniform, fine-tuned", "uniform", "baseline"),
+    ("pruned", "Found plan", "found raw", "baseline"),
+    ("finetuned", "Found plan, fine-tuned", "found", "baseline"),
+    ("int8_baseline", "Original, int8", "baseline int8", None),
+    ("int8", "Found plan, int8", "found int8", "int8_baseline"),
+)
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What a run folder holds, as read.
+
+    Attributes:
+        summary: summary.json.
+        episodes: The lines of episodes.jsonl.
+        groups: Kept channels and channels before pruning of each channel group, from plan.json.
+    """
+
+    summary: Mapping[str, Any]
+    episodes: tuple[Mapping[str, Any], ...]
+    groups: Mapping[str, tuple[int, int]]
+
+
+def read_run(folder: Path) -> RunRecord:
+    """Reads what the report shows.
+
+    Args:
+        folder: The run folder.
+
+    Returns:
+        The contents of its three files.
+
+    Raises:
+        RunFolderError: If a file is missing or is not what it should be, named in the message.
+    """
+    if not folder.is_dir():
+        raise RunFolderError(f"{folder} is not a folder; give the folder that `--out` named.")
+    summary = _read_json(folder / "summary.json")
+    if not isinstance(summary.get("baseline"), dict):
+        raise RunFolderError(
+            f"{folder / 'summary.json'} has no results of the original network ('baseline')."
+        )
+    plan = _read_json(folder / "plan.json")
+    try:
+        groups = {
+            str(name): (len(group["kept"]), int(group["num_channels"]))
+            for name, group in plan["groups"].items()
+        }
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise RunFolderError(
+            f"{folder / 'plan.json'} is no pruning plan: each group needs 'kept' and 'num_channels'."
+        ) from error
+    return RunRecord(summary, _read_episodes(folder / "episodes.jsonl"), groups)
+
+
+def latency_of(summary: Mapping[str, Any], key: str) -> Mapping[str, float] | None:
+    """Returns the latency of a network (median, p5, p95 in ms), or None if it was not measured."""
+    return (summary.get(key) or {}).get("latency_ms")
+
+
+def is_number(value: Any) -> TypeGuard[float]:
+    """Tells whether a JSON value is a finite number."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    value = _parse(_read(path), str(path))
+    if not isinstance(value, dict):
+        raise RunFolderError(f"{path} holds no JSON object; run the compression again.")
+    return value
+
+
+def _read_episodes(path: Path) -> tuple[Mapping[str, Any], ...]:
+    lines = [(number, line) for number, line in enumerate(_read(path).splitlines(), 1) if line.strip()]
+    episodes = [_parse(line, f"{path}, line {number},") for number, line in lines]
+    for (number, _), episode in zip(lines, episodes, strict=True):
+        if not isinstance(episode, dict) or not is_number(episode.get("episode")):
+            raise RunFolderError(f"{path}, line {number}, is no record of an episode.")
+    return tuple(episodes)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise RunFolderError(f"{path} is missing; give the folder of a finished run.") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise RunFolderError(f"{path} cannot be read: {error}.") from error
+
+
+def _parse(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise RunFolderError(f"{where} is not valid JSON ({error}); run the compression again.") from error

@@ -1,0 +1,283 @@
+"""Facts about amc_tf/report.py and what it reads and draws, on a made-up run folder."""
+
+import json
+import math
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from amc_tf.errors import RunFolderError
+from amc_tf.report import headline, make_report
+
+WIDTHS = (32, 64, 128, 128, 256, 256, 512, 512, 512, 512, 512, 512, 1024)
+HOSTILE = '<script>alert("x")</script>&<img src=http://evil.example/x>'
+
+
+def result(top1, macs, params, latency):
+    spread = {"median": latency, "p5": latency * 0.96, "p95": latency * 1.11}
+    return {
+        "top1": top1,
+        "top5": min(1.0, top1 + 0.013),
+        "macs": macs,
+        "params": params,
+        "tflite_bytes": 4 * params + 21_000,
+        "latency_ms": spread,
+    }
+
+
+def make_summary():
+    kept = [max(8, int(width * (0.45 + 0.4 * math.sin(i) ** 2)) // 8 * 8) for i, width in enumerate(WIDTHS)]
+    return {
+        "model": "demo",
+        "data": "digits",
+        "baseline": result(0.986, 46_300_000, 812_000, 3.42),
+        "uniform": result(0.713, 22_900_000, 421_000, 1.83),
+        "uniform_finetuned": result(0.972, 22_900_000, 421_000, 1.83),
+        "pruned": result(0.931, 23_100_000, 388_000, 1.67),
+        "finetuned": result(0.983, 23_100_000, 388_000, 1.67),
+        "int8_baseline": result(0.984, 46_300_000, 812_000, 1.51),
+        "int8": result(0.981, 23_100_000, 388_000, 0.83),
+        "budget": {"kind": "latency", "value": 0.5, "limit": 1.71, "unit": "ms"},
+        "meter": {"name": "host:1-thread", "num_runs": 50},
+        "settings": {
+            "search": {"episodes": 150, "seed": 7, "reward": "error", "agent": {"hidden_units": [300, 300]}},
+            "finetune": {"epochs": 10, "learning_rate": 0.05},
+        },
+        "versions": {"amc_tf": "0.1.0", "tensorflow": "2.21.0", "keras": "3.12.4"},
+        "seconds": {"search": 143.2, "finetune": 38.1, "total": 201.7},
+        "channels": [
+            {
+                "group": f"group{i}",
+                "layer": "conv1" if i == 0 else f"conv_pw_{i}",
+                "before": before,
+                "after": after,
+                "uniform": int(before * 0.7) // 8 * 8,
+            }
+            for i, (before, after) in enumerate(zip(WIDTHS, kept, strict=True))
+        ],
+        "verification": {"float32": {"max_abs_error": 2.1e-6}, "int8": {"top1_agreement": 0.9925}},
+    }
+
+
+def make_episodes(count=150):
+    rng = np.random.default_rng(0)
+    best, lines = -math.inf, []
+    for episode in range(count):
+        skill = 1 - math.exp(-max(0, episode - 40) / 35)
+        latency = float(rng.uniform(1.45, 1.71) if episode < 40 else rng.normal(1.66, 0.04))
+        top1 = float(
+            np.clip(rng.normal(0.45 + 0.45 * skill + 0.2 * (latency - 1.7), 0.12 - 0.08 * skill), 0, 1)
+        )
+        best = max(best, top1 - 1)
+        lines.append(
+            {
+                "episode": episode,
+                "kind": "warmup" if episode < 40 else "search",
+                "reward": top1 - 1,
+                "best_reward": best,
+                "top1": top1,
+                "top5": min(1.0, top1 + 0.1),
+                "macs": int(13.6e6 * latency),
+                "params": int(230e3 * latency),
+                "bytes": int(920e3 * latency),
+                "latency_ms": latency,
+                "widths": list(WIDTHS),
+                "noise": 0.5,
+                "critic_loss": None,
+                "seconds": 0.7,
+                "feasible": True,
+            }
+        )
+    return lines
+
+
+def write_run(folder, summary=None, episodes=None):
+    """Writes a run folder as a compression leaves it."""
+    summary = make_summary() if summary is None else summary
+    episodes = make_episodes() if episodes is None else episodes
+    groups = {f"group{i}": {"num_channels": w, "kept": list(range(w // 2))} for i, w in enumerate(WIDTHS)}
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "summary.json").write_text(json.dumps(summary))
+    (folder / "episodes.jsonl").write_text("".join(json.dumps(line) + "\n" for line in episodes))
+    (folder / "plan.json").write_text(json.dumps({"format": "amc-tf plan 1", "groups": groups}))
+    return folder
+
+
+class Page(HTMLParser):
+    """The tags and the visible text of a report."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.tags, self.texts = [], []
+        self.feed(path.read_text(encoding="utf-8"))
+        self.text = " ".join(" ".join(self.texts).split())
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        self.texts.append(data)
+
+    def count(self, tag, css):
+        return sum(name == tag and css in (a.get("class") or "").split() for name, a in self.tags)
+
+
+def report(folder, summary=None, episodes=None):
+    return Page(make_report(write_run(folder, summary, episodes)))
+
+
+def test_the_headline_says_what_was_gained():
+    assert headline(make_summary()) == (
+        "demo is 2.0 times as fast: 3.42 → 1.67 ms per image, 3.27 MB → 1.57 MB, top-1 98.3 % (−0.3 points)."
+    )
+
+
+def test_the_headline_without_a_meter_counts_macs():
+    summary = make_summary()
+    for key in ("baseline", "finetuned"):
+        summary[key]["latency_ms"] = None
+    assert headline(summary).startswith("demo needs 50 % of its MACs: 46.3 M → 23.1 M, 3.27 MB")
+
+
+def test_the_headline_admits_that_nothing_was_gained():
+    summary = make_summary()
+    summary["finetuned"]["latency_ms"]["median"] = 3.5
+    assert headline(summary).startswith("demo did not become faster: 3.42 → 3.50 ms")
+
+
+def test_the_table_holds_the_numbers_of_every_network(tmp_path):
+    page = report(tmp_path)
+    for row in (
+        "Original 98.6 % 99.9 % 46.3 M 812 k 3.27 MB 3.42 ms (3.28–3.80)",
+        "Uniform 71.3 % −27.3",
+        "Uniform, fine-tuned 97.2 % −1.4",
+        "Found plan, fine-tuned 98.3 % −0.3 99.6 % −0.3 23.1 M 0.50 × 388 k 0.48 × 1.57 MB 0.48 ×",
+        "Found plan, int8 98.1 % −0.3",
+    ):
+        assert row in page.text
+    assert "the found plan 98.3 % (+1.1 points)" in page.text
+
+
+def test_every_chart_is_there_for_wide_and_narrow_pages(tmp_path):
+    page = report(tmp_path)
+    assert sum(tag == "svg" for tag, _ in page.tags) == 10
+    assert all(attrs["aria-label"] for tag, attrs in page.tags if tag == "svg")
+    assert page.count("circle", "search") == 2 * 110
+    assert page.count("circle", "warmup") == 2 * 40
+    assert page.count("circle", "mark") == 2 * 5
+    assert page.count("rect", "before") == 2 * 13
+
+
+def test_the_run_can_be_repeated(tmp_path):
+    text = report(tmp_path).text
+    assert (
+        "amc-tf compress demo --data digits --budget latency=0.5 --episodes 150 --finetune-epochs 10 --seed 7"
+        in text
+    )
+    assert "tensorflow 2.21.0" in text
+    assert "search.agent.hidden_units 300, 300" in text
+    assert (
+        "amc-tf compress my.keras"
+        in report(tmp_path / "b", {**make_summary(), "command": ["amc-tf", "compress", "my.keras"]}).text
+    )
+
+
+def test_the_page_loads_nothing(tmp_path):
+    page = report(tmp_path)
+    assert {tag for tag, _ in page.tags}.isdisjoint({"script", "link", "img", "iframe", "object", "embed"})
+    assert not any({"src", "href", "xlink:href"} & set(attrs) for _, attrs in page.tags)
+    source = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert re.findall(r"https?://|url\(|@import", source) == []
+
+
+def test_hostile_names_are_shown_as_text(tmp_path):
+    summary = {
+        **make_summary(),
+        "model": HOSTILE,
+        "data": HOSTILE,
+        "command": HOSTILE,
+        "versions": {HOSTILE: HOSTILE},
+    }
+    summary["settings"] = {HOSTILE: {HOSTILE: [HOSTILE]}}
+    summary["channels"][0]["layer"] = HOSTILE
+    episodes = make_episodes(20)
+    episodes[3]["kind"] = f'x" onload="{HOSTILE}'
+    page = report(tmp_path, summary, episodes)
+    assert {tag for tag, _ in page.tags}.isdisjoint({"script", "img"})
+    assert not any(name.startswith("on") for _, attrs in page.tags for name in attrs)
+    assert page.text.count(HOSTILE) >= 6
+
+
+def test_without_a_meter_there_is_no_latency(tmp_path):
+    summary = {**make_summary(), "meter": None, "budget": {"kind": "macs", "value": 0.5, "limit": 2.3e7}}
+    for value in summary.values():
+        if isinstance(value, dict) and "latency_ms" in value:
+            value["latency_ms"] = None
+    episodes = [{**line, "latency_ms": None} for line in make_episodes(20)]
+    page = report(tmp_path, summary, episodes)
+    assert "atency" not in page.text
+    assert "million MACs" in page.text
+    assert sum(tag == "svg" for tag, _ in page.tags) == 8
+
+
+def test_without_fine_tuning_int8_and_channels_the_rest_is_shown(tmp_path):
+    left_out = (
+        "finetuned",
+        "uniform_finetuned",
+        "int8",
+        "int8_baseline",
+        "channels",
+        "settings",
+        "verification",
+    )
+    summary = {key: value for key, value in make_summary().items() if key not in left_out}
+    page = report(tmp_path, summary)
+    assert "93.1 % (−5.5 points)." in page.text
+    assert "the found plan 93.1 % (+21.8 points)" in page.text
+    assert "group12" in page.text
+    assert "Found plan, fine-tuned" not in page.text
+
+
+def test_a_run_of_no_episodes_has_no_charts_of_them(tmp_path):
+    page = report(tmp_path, episodes=[])
+    assert "Reward over episodes" not in page.text
+    assert "Channels of each layer" in page.text
+
+
+def test_an_older_report_is_replaced_and_nothing_else_is_left(tmp_path):
+    report(tmp_path)
+    report(tmp_path)
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["episodes.jsonl", "plan.json", "report.html", "summary.json"]
+
+
+@pytest.mark.parametrize("name", ["summary.json", "episodes.jsonl", "plan.json"])
+def test_a_missing_file_is_named(tmp_path, name):
+    (write_run(tmp_path) / name).unlink()
+    with pytest.raises(RunFolderError, match=f"{name} is missing; give the folder of a finished run"):
+        make_report(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("summary.json", "{", "summary.json is not valid JSON"),
+        ("summary.json", "[]", "summary.json holds no JSON object"),
+        ("summary.json", "{}", "has no results of the original network"),
+        ("summary.json", '{"baseline": {}, "pruned": {}}', "lacks an entry"),
+        ("plan.json", '{"groups": {"a": 3}}', "plan.json is no pruning plan"),
+        ("episodes.jsonl", '{"episode": 0}\n{"epis', "episodes.jsonl, line 2, is not valid JSON"),
+        ("episodes.jsonl", "[1]\n", "episodes.jsonl, line 1, is no record of an episode"),
+    ],
+)
+def test_a_damaged_file_is_named(tmp_path, name, text, words):
+    (write_run(tmp_path) / name).write_text(text)
+    with pytest.raises(RunFolderError, match=words):
+        make_report(tmp_path)
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(RunFolderError, match="nowhere is not a folder; give the folder that `--out` named"):
+        make_report(tmp_path / "nowhere")
