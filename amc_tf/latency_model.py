@@ -50,6 +50,7 @@ class LatencyPredictor:
         macs = np.where([name in ("constant", "parameters") for name in FEATURES], 0.0, full)
         self._prior = latency_ms * macs / max(macs.sum(), 1.0)
         self._measured: dict[tuple[int, ...], float] = {}
+        self._known_features: dict[tuple[int, ...], NDArray[np.float64]] = {}
         self._shares = self._prior
         self.observe(graph.full_widths, latency_ms)
 
@@ -75,7 +76,9 @@ class LatencyPredictor:
         """
         if not latency_ms > 0 or not np.isfinite(latency_ms):
             raise MeasurementError(f"A latency of {latency_ms} ms was observed; measure one above 0 ms.")
-        self._measured[tuple(int(width) for width in widths)] = float(latency_ms)
+        key = tuple(int(width) for width in widths)
+        self._measured[key] = float(latency_ms)
+        self._known_features[key] = self._features(key)
         self._fit()
 
     def state(self) -> dict[str, NDArray[np.generic]]:
@@ -89,11 +92,12 @@ class LatencyPredictor:
         """Takes over what `state` returned."""
         rows = [tuple(row) for row in state["widths"].tolist()]
         self._measured = dict(zip(rows, state["latency_ms"].tolist(), strict=True))
+        self._known_features = {row: self._features(row) for row in rows}
         self._fit()
 
     def _fit(self) -> None:
         latencies = np.array(list(self._measured.values()))
-        rows = np.stack([self._features(widths) for widths in self._measured]) / latencies[:, None]
+        rows = np.stack([self._known_features[widths] for widths in self._measured]) / latencies[:, None]
         prior = _PRIOR_WEIGHT * np.eye(len(FEATURES)) / latencies.max()
         matrix = np.concatenate([rows, prior])
         targets = np.concatenate([np.ones(len(rows)), prior @ self._prior])
