@@ -14,12 +14,11 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from amc_tf.budget import Budget
     from amc_tf.compress import compress
-    from amc_tf.cost import count_cost
     from amc_tf.data import load_data
     from amc_tf.device.host_meter import HostMeter
     from amc_tf.env import PruningEnv
     from amc_tf.errors import AmcError
-    from amc_tf.graph import ChannelGraph
+    from amc_tf.graph import ChannelGraph, count_cost
     from amc_tf.network import NetworkFunction
     from amc_tf.plan import PruningPlan, uniform_plan
     from amc_tf.rebuild import rebuild
@@ -56,7 +55,7 @@ _MODULE_OF = {
     "PruningPlan": "amc_tf.plan",
     "SearchSettings": "amc_tf.settings",
     "compress": "amc_tf.compress",
-    "count_cost": "amc_tf.cost",
+    "count_cost": "amc_tf.graph",
     "load_data": "amc_tf.data",
     "rebuild": "amc_tf.rebuild",
     "uniform_plan": "amc_tf.plan",

@@ -78,7 +78,8 @@ class NetworkFunction:
         folded = {path: arrays for path, arrays in weights.items() if path not in self.folded}
         for path, target in self.folded.items():
             scale, offset = scale_and_offset(layers[path][0], weights[path])
-            folded[target] = _scale_outputs(weights[target], scale, offset, depthwise=layers[target][1].reads is None)
+            depthwise = layers[target][1].reads is None
+            folded[target] = _scale_outputs(weights[target], scale, offset, depthwise=depthwise)
         return folded
 
     def run(
@@ -121,13 +122,15 @@ class NetworkFunction:
     def _compile(self, prepared: Mapping[str, Mapping[str, Any]]) -> Any:
         if self._compiled is None:
             images = tf.TensorSpec((None, *self.input_shape), tf.float32)
-            self._compiled = tf.function(self.run, input_signature=[images, self._signature(prepared)])
+            self._compiled = tf.function(self.run, input_signature=[images, self.weight_signature(prepared)])
         return self._compiled
 
-    def _signature(self, prepared: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, tf.TensorSpec]]:
+    def weight_signature(
+        self, weights: Mapping[str, Mapping[str, Any]]
+    ) -> dict[str, dict[str, tf.TensorSpec]]:
         """Describes the weights with the axes left open along which channels run."""
         signature = {}
-        for path, tensors in prepared.items():
+        for path, tensors in weights.items():
             axes = self.graph.axes[path]
             signature[path] = {
                 name: tf.TensorSpec(
@@ -167,10 +170,8 @@ def _is_linear(layer: Any) -> bool:
     return getattr(layer.activation, "__name__", None) in {None, "linear"}
 
 
-def _scale_outputs(
-    arrays: Mapping[str, Any], scale: Any, offset: Any, *, depthwise: bool
-) -> dict[str, Any]:
-    """Multiplies the outputs of a convolution or Dense layer by `scale` and adds `offset`; [channels] each."""
+def _scale_outputs(arrays: Mapping[str, Any], scale: Any, offset: Any, *, depthwise: bool) -> dict[str, Any]:
+    """Multiplies the outputs of a layer by `scale` and adds `offset`; float32 [channels] each."""
     kernel = arrays["kernel"]
     factor = scale.reshape(kernel.shape[2:]) if depthwise else scale
     bias = arrays["bias"] * scale if "bias" in arrays else 0.0

@@ -129,6 +129,17 @@ class HostMeter:
             sort_keys=True,
         )
 
+    def with_reference(self, tflite: bytes) -> HostMeter:
+        """Returns a meter with the same settings that times every candidate beside this network."""
+        return HostMeter(
+            tflite,
+            num_threads=self._num_threads,
+            num_runs=self._num_runs,
+            timing=self._timing,
+            load=self._load,
+            clock_ns=self._clock_ns,
+        )
+
     def measure(self, tflite: bytes) -> Latency:
         """Times one network against the reference.
 

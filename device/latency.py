@@ -142,6 +142,10 @@ class LatencyMeter(Protocol):
         """
         ...
 
+    def with_reference(self, tflite: bytes) -> LatencyMeter:
+        """Returns a meter like this one that times every candidate beside this network."""
+        ...
+
     def measure(self, tflite: bytes) -> Latency:
         """Times one network.
 

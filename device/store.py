@@ -185,6 +185,10 @@ class CachedMeter:
         """Returns the fingerprint of the meter behind it."""
         return self._meter.fingerprint()
 
+    def with_reference(self, tflite: bytes) -> CachedMeter:
+        """Returns a meter over the same store whose measurements are made beside this network."""
+        return CachedMeter(self._meter.with_reference(tflite), self._store)
+
     def measure(self, tflite: bytes) -> Latency:
         """Returns the stored latency of a network with this content, measuring it first if there is none.
 

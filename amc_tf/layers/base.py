@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import tensorflow as tf
+
 from amc_tf.layers.labels import Labels, LabelSets
 from amc_tf.trace import Call
+
+# Activations that treat each channel by itself, by the names of their functions in either Keras.
+_ACTIVATIONS = frozenset(
+    "celu elu exponential gelu hard_shrink hard_sigmoid hard_silu hard_swish hard_tanh leaky_relu linear "
+    "log_sigmoid mish relu relu6 selu sigmoid silu soft_shrink softplus softsign sparse_plus sparse_sigmoid "
+    "squareplus swish tanh tanh_shrink threshold ReLU LeakyReLU ELU".split()
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,6 +32,25 @@ class Wiring:
 
     outputs: list[Labels]
     axes: dict[str, tuple[Labels | None, ...]] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """What the kernel named by `LayerRule.reads` slides over.
+
+    Attributes:
+        tensor: float32 [batch, height, width, channels].
+        kernel_size: rows and columns that one output position sees.
+        strides: steps between output positions.
+        dilation: steps between the rows and columns seen.
+        padding: "SAME" or "VALID".
+    """
+
+    tensor: Any
+    kernel_size: tuple[int, int] = (1, 1)
+    strides: tuple[int, int] = (1, 1)
+    dilation: tuple[int, int] = (1, 1)
+    padding: str = "VALID"
 
 
 class LayerRule:
@@ -48,7 +78,11 @@ class LayerRule:
 
     def apply(self, call: Call, inputs: Sequence[Any], weights: Mapping[str, Any]) -> list[Any]:
         """Computes the call in inference mode from TensorFlow tensors and weights given from outside."""
-        return call.replay(inputs)
+        return as_float32(call.replay(inputs))
+
+    def reading(self, call: Call, inputs: Sequence[Any], weights: Mapping[str, Any]) -> Reading:
+        """Tells what the reading kernel sees of the inputs; for rules with `reads`."""
+        return Reading(inputs[0])
 
     def slim_config(self, config: dict[str, Any], num_outputs: Sequence[int]) -> dict[str, Any]:
         """Returns the layer's configuration for the number of channels left in each output."""
@@ -80,7 +114,9 @@ class OpaqueRule(LayerRule):
 
     def apply(self, call: Call, inputs: Sequence[Any], weights: Mapping[str, Any]) -> list[Any]:
         """Calls the layer itself, with its own weights."""
-        return call.replay(inputs, function=call.layer)
+        if not takes_training(call.layer):
+            return as_float32(call.replay(inputs, function=call.layer))
+        return as_float32(call.replay(inputs, function=functools.partial(call.layer, training=False)))
 
 
 class IdentityRule(LayerRule):
@@ -91,19 +127,29 @@ class IdentityRule(LayerRule):
         return [inputs[0]]
 
 
+def as_float32(tensors: Sequence[Any]) -> list[Any]:
+    """Casts what a layer of another precision has put out to the precision of the network function."""
+    return [
+        tf.cast(tensor, tf.float32) if tf.as_dtype(tensor.dtype).is_floating else tensor for tensor in tensors
+    ]
+
+
+def takes_training(layer: Any) -> bool:
+    """Tells whether a layer, by being called, must be told that it is not trained (augmentation, dropout)."""
+    return "training" in inspect.signature(layer.call).parameters
+
+
 def activate(layer: Any, outputs: Any) -> Any:
     """Applies the activation built into a layer, if it has one."""
     activation = getattr(layer, "activation", None)
     return outputs if activation is None else activation(outputs)
 
 
-def mixes_channels(layer: Any) -> bool:
-    """Tells whether the activation of a layer normalises over the channels (softmax and its kin)."""
-    activation = getattr(layer, "activation", None)
-    return getattr(activation, "__name__", "") in {"softmax", "log_softmax", "sparsemax", "glu"}
-
-
-def freeze_softmax(call: Call, outputs: Labels, labels: LabelSets) -> None:
-    """Freezes the channels that a layer normalises over."""
-    if mixes_channels(call.layer):
+def freeze_mixed(call: Call, outputs: Labels, labels: LabelSets) -> None:
+    """Freezes the channels that the activation of a layer does not treat each by itself."""
+    activation = getattr(call.layer, "activation", None)
+    name = getattr(activation, "__name__", type(activation).__name__)
+    if name == "softmax":
         labels.freeze(outputs, call.path, "its softmax normalises over the channels")
+    elif activation is not None and name not in _ACTIVATIONS:
+        labels.freeze(outputs, call.path, f"its activation {name} may mix the channels")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from amc_tf.layers.base import LayerRule, Wiring, activate, freeze_softmax
+from amc_tf.layers.base import LayerRule, Reading, Wiring, activate, freeze_mixed
 from amc_tf.layers.labels import Labels, LabelSets
 from amc_tf.trace import Call
 
@@ -27,7 +27,7 @@ class Conv2DRule(LayerRule):
     def connect(self, call: Call, inputs: Sequence[Labels], labels: LabelSets) -> Wiring:
         """Makes new channels; the kernel reads the old ones."""
         made = labels.new(call.output_shapes[0][-1])
-        freeze_softmax(call, made, labels)
+        freeze_mixed(call, made, labels)
         return Wiring([made], {"kernel": (None, None, inputs[0], made), "bias": (made,)})
 
     def mac_positions(self, call: Call) -> dict[str, int]:
@@ -41,6 +41,13 @@ class Conv2DRule(LayerRule):
             inputs[0], weights["kernel"], layer.strides, layer.padding.upper(), dilations=layer.dilation_rate
         )
         return [_finish(layer, outputs, weights)]
+
+    def reading(self, call: Call, inputs: Sequence[Any], weights: Mapping[str, Any]) -> Reading:
+        """Windows of the input."""
+        layer = call.layer
+        return Reading(
+            inputs[0], layer.kernel_size, layer.strides, layer.dilation_rate, layer.padding.upper()
+        )
 
     def slim_config(self, config: dict[str, Any], num_outputs: Sequence[int]) -> dict[str, Any]:
         """Sets the number of filters."""
@@ -57,7 +64,7 @@ class DepthwiseConv2DRule(LayerRule):
     def connect(self, call: Call, inputs: Sequence[Labels], labels: LabelSets) -> Wiring:
         """Repeats each channel by the depth multiplier."""
         outputs = np.repeat(inputs[0], call.layer.depth_multiplier)
-        freeze_softmax(call, outputs, labels)
+        freeze_mixed(call, outputs, labels)
         return Wiring([outputs], {"kernel": (None, None, inputs[0], None), "bias": (outputs,)})
 
     def mac_positions(self, call: Call) -> dict[str, int]:
@@ -71,7 +78,7 @@ class DepthwiseConv2DRule(LayerRule):
 
 
 class SeparableConv2DRule(LayerRule):
-    """SeparableConv2D: depthwise kernel [height, width, in, multiplier], pointwise [1, 1, in * multiplier, out]."""
+    """SeparableConv2D: kernels [height, width, in, multiplier] and [1, 1, in * multiplier, out]."""
 
     reads = ("pointwise_kernel", 2)
     writes = ("pointwise_kernel", 3)
@@ -85,7 +92,7 @@ class SeparableConv2DRule(LayerRule):
         """Repeats each channel by the multiplier, then makes new ones."""
         between = np.repeat(inputs[0], call.layer.depth_multiplier)
         made = labels.new(call.output_shapes[0][-1])
-        freeze_softmax(call, made, labels)
+        freeze_mixed(call, made, labels)
         axes = {
             "depthwise_kernel": (None, None, inputs[0], None),
             "pointwise_kernel": (None, None, between, made),
@@ -103,6 +110,10 @@ class SeparableConv2DRule(LayerRule):
         between = _depthwise(call.layer, inputs[0], weights["depthwise_kernel"])
         outputs = tf.nn.conv2d(between, weights["pointwise_kernel"], 1, "VALID")
         return [_finish(call.layer, outputs, weights)]
+
+    def reading(self, call: Call, inputs: Sequence[Any], weights: Mapping[str, Any]) -> Reading:
+        """Positions between the two convolutions."""
+        return Reading(_depthwise(call.layer, inputs[0], weights["depthwise_kernel"]))
 
     def slim_config(self, config: dict[str, Any], num_outputs: Sequence[int]) -> dict[str, Any]:
         """Sets the number of filters."""
@@ -122,7 +133,7 @@ class DenseRule(LayerRule):
     def connect(self, call: Call, inputs: Sequence[Labels], labels: LabelSets) -> Wiring:
         """Makes new channels; the kernel reads the old ones."""
         made = labels.new(call.output_shapes[0][-1])
-        freeze_softmax(call, made, labels)
+        freeze_mixed(call, made, labels)
         return Wiring([made], {"kernel": (inputs[0], made), "bias": (made,)})
 
     def mac_positions(self, call: Call) -> dict[str, int]:
@@ -137,22 +148,28 @@ class DenseRule(LayerRule):
             outputs = tf.tensordot(inputs[0], weights["kernel"], 1)
         return [_finish(call.layer, outputs, weights)]
 
+    def reading(self, call: Call, inputs: Sequence[Any], weights: Mapping[str, Any]) -> Reading:
+        """Every position the layer is applied to, in one row."""
+        channels = call.input_shapes[0][-1]
+        positions = math.prod(call.input_shapes[0][:-1])
+        return Reading(tf.reshape(inputs[0], (-1, 1, positions, channels)))
+
     def slim_config(self, config: dict[str, Any], num_outputs: Sequence[int]) -> dict[str, Any]:
         """Sets the number of units."""
         return {**config, "units": num_outputs[0]}
 
 
 class BatchNormalizationRule(LayerRule):
-    """BatchNormalization on the last axis: gamma, beta, moving_mean, moving_variance, each float32 [channels]."""
+    """BatchNormalization on the last axis: gamma, beta, mean and variance, each float32 [channels]."""
 
     def weight_names(self, layer: Any) -> tuple[str, ...]:
         """Names the statistics and the scale and centre that are in use."""
-        used = (("gamma", layer.scale), ("beta", layer.center), ("moving_mean", True), ("moving_variance", True))
-        return tuple(name for name, is_used in used if is_used)
+        learned = (("gamma", layer.scale), ("beta", layer.center))
+        return (*(name for name, is_used in learned if is_used), "moving_mean", "moving_variance")
 
     def connect(self, call: Call, inputs: Sequence[Labels], labels: LabelSets) -> Wiring:
         """Passes the channels on."""
-        return Wiring([inputs[0]], {name: (inputs[0],) for name in self.weight_names(call.layer)})
+        return Wiring([inputs[0]], dict.fromkeys(self.weight_names(call.layer), (inputs[0],)))
 
     def apply(self, call: Call, inputs: Sequence[Any], weights: Mapping[str, Any]) -> list[Any]:
         """Scales and shifts by the stored statistics."""
@@ -193,8 +210,8 @@ def scale_and_offset(layer: Any, weights: Mapping[str, Any]) -> tuple[Any, Any]:
 
 
 def _depthwise(layer: Any, inputs: Any, kernel: Any) -> Any:
-    strides = (1, *layer.strides, 1)
-    return tf.nn.depthwise_conv2d(inputs, kernel, strides, layer.padding.upper(), dilations=layer.dilation_rate)
+    strides, padding = (1, *layer.strides, 1), layer.padding.upper()
+    return tf.nn.depthwise_conv2d(inputs, kernel, strides, padding, dilations=layer.dilation_rate)
 
 
 def _finish(layer: Any, outputs: Any, weights: Mapping[str, Any]) -> Any:

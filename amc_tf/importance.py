@@ -1,0 +1,163 @@
+"""Scores of single channels: which ones of a group to keep at a given width."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import scipy.linalg
+from numpy.typing import NDArray
+
+from amc_tf.calibration import Calibration
+from amc_tf.errors import SettingsError
+from amc_tf.graph import ChannelGraph
+from amc_tf.weights import Weights
+
+Scores = dict[str, NDArray[np.float64]]
+Importance = Callable[[ChannelGraph, Weights, Calibration], Scores]
+
+
+def l1_consumer(graph: ChannelGraph, weights: Weights, calibration: Calibration) -> Scores:
+    """Sum of the magnitudes with which the reading kernels weigh a channel (the choice of the authors' code)."""
+    return _sum_readers(graph, lambda path: _input_rows(graph, weights, path, np.abs))
+
+
+def l2_consumer(graph: ChannelGraph, weights: Weights, calibration: Calibration) -> Scores:
+    """Root of the summed squares with which the reading kernels weigh a channel."""
+    return _root(_sum_readers(graph, lambda path: _input_rows(graph, weights, path, np.square)))
+
+
+def l1_producer(graph: ChannelGraph, weights: Weights, calibration: Calibration) -> Scores:
+    """Sum of the magnitudes of the kernels that make a channel (Li et al., ICLR 2017)."""
+    return _sum_writers(graph, lambda path: _output_columns(graph, weights, path, np.abs))
+
+
+def l2_producer(graph: ChannelGraph, weights: Weights, calibration: Calibration) -> Scores:
+    """Root of the summed squares of the kernels that make a channel."""
+    return _root(_sum_writers(graph, lambda path: _output_columns(graph, weights, path, np.square)))
+
+
+def activation(graph: ChannelGraph, weights: Weights, calibration: Calibration) -> Scores:
+    """Root mean square of the channel where it is read (after "maximum response", AMC section 3.3)."""
+    return _root(_sum_readers(graph, lambda path: _energy(graph, calibration, path)))
+
+
+def l2_consumer_activation(graph: ChannelGraph, weights: Weights, calibration: Calibration) -> Scores:
+    """Energy that a channel brings to the outputs of its readers: L2 of the kernel times RMS of the channel."""
+
+    def contribution(path: str) -> NDArray[np.float64]:
+        return _input_rows(graph, weights, path, np.square) * _energy(graph, calibration, path)
+
+    return _root(_sum_readers(graph, contribution))
+
+
+def reconstruction_error(graph: ChannelGraph, weights: Weights, calibration: Calibration) -> Scores:
+    """Output energy lost when one channel goes and the others are re-fitted (optimal brain surgeon).
+
+    With H the covariance of the inputs, leaving input j out costs |w_j|² / (H⁻¹)_jj of squared output
+    error after the best compensation (Hassibi and Stork, 1992). Summed over the readers, each in proportion
+    to the energy of its own output.
+    """
+
+    def loss(path: str) -> NDArray[np.float64]:
+        statistics = calibration.inputs.get(path)
+        rows = _input_rows(graph, weights, path, np.square)
+        if statistics is None:
+            return rows / rows.sum()
+        moments = statistics.covariance.astype(np.float64)
+        moments[np.diag_indices_from(moments)] += 1e-4 * moments.trace() / len(moments) + 1e-12
+        inverse = scipy.linalg.cho_solve(scipy.linalg.cho_factor(moments), np.eye(len(moments)))
+        per_input = 1.0 / np.diag(inverse)
+        kernel = _kernel_by_input(graph, weights, path)
+        energy = np.einsum("ij,ij->", kernel, statistics.covariance @ kernel)
+        squares = np.square(kernel).sum(axis=1) * per_input
+        return squares.reshape(-1, len(rows)).sum(axis=0) / max(float(energy), 1e-12)
+
+    return _sum_readers(graph, loss)
+
+
+IMPORTANCES: dict[str, Importance] = {
+    "l1_consumer": l1_consumer,
+    "l2_consumer": l2_consumer,
+    "l1_producer": l1_producer,
+    "l2_producer": l2_producer,
+    "activation": activation,
+    "l2_consumer_activation": l2_consumer_activation,
+    "reconstruction_error": reconstruction_error,
+}
+
+
+def find_importance(name: str) -> Importance:
+    """Returns the importance of that name.
+
+    Raises:
+        SettingsError: if there is none, listing those there are.
+    """
+    if name not in IMPORTANCES:
+        raise SettingsError(f"importance is {name!r}; choose one of {', '.join(IMPORTANCES)}.")
+    return IMPORTANCES[name]
+
+
+def _kernel_by_input(graph: ChannelGraph, weights: Weights, path: str) -> NDArray[np.float32]:
+    """The reading kernel as [rows * columns * channels, outputs]."""
+    name, axis = graph.layers()[path][1].reads or ("", 0)
+    kernel = weights[path][name]
+    return kernel.reshape(-1, kernel.shape[axis + 1])
+
+
+def _input_rows(
+    graph: ChannelGraph, weights: Weights, path: str, measure: Callable[..., NDArray[np.float32]]
+) -> NDArray[np.float64]:
+    """Sums a measure of the reading kernel for each input channel; float64 [channels]."""
+    name, axis = graph.layers()[path][1].reads or ("", 0)
+    kernel = measure(weights[path][name])
+    return kernel.sum(axis=tuple(other for other in range(kernel.ndim) if other != axis), dtype=np.float64)
+
+
+def _output_columns(
+    graph: ChannelGraph, weights: Weights, path: str, measure: Callable[..., NDArray[np.float32]]
+) -> NDArray[np.float64]:
+    """Sums a measure of the writing kernel for each output channel; float64 [channels]."""
+    name, _ = graph.layers()[path][1].writes or ("", 0)
+    kernel = measure(weights[path][name])
+    return kernel.reshape(-1, kernel.shape[-1]).sum(axis=0, dtype=np.float64)
+
+
+def _energy(graph: ChannelGraph, calibration: Calibration, path: str) -> NDArray[np.float64]:
+    """Mean square of each input channel of a layer, 1 where it was not gathered; float64 [channels]."""
+    name, axis = graph.layers()[path][1].reads or ("", 0)
+    channel_map = graph.axes[path][name][axis]
+    num_channels = 0 if channel_map is None else len(channel_map.group)
+    if path not in calibration.inputs:
+        return np.ones(num_channels)
+    return calibration.inputs[path].mean_square.reshape(-1, num_channels).mean(axis=0, dtype=np.float64)
+
+
+def _sum_readers(graph: ChannelGraph, score: Callable[[str], NDArray[np.float64]]) -> Scores:
+    return _sum_over(graph, score, lambda path: graph.layers()[path][1].reads)
+
+
+def _sum_writers(graph: ChannelGraph, score: Callable[[str], NDArray[np.float64]]) -> Scores:
+    return _sum_over(graph, score, lambda path: graph.layers()[path][1].writes)
+
+
+def _sum_over(
+    graph: ChannelGraph,
+    score: Callable[[str], NDArray[np.float64]],
+    axis_of: Callable[[str], tuple[str, int] | None],
+) -> Scores:
+    """Adds up scores given per position of a weight axis into scores per channel of each group."""
+    totals = [np.zeros(group.num_channels) for group in graph.groups]
+    for path in graph.axes:
+        place = axis_of(path)
+        channel_map = None if place is None else graph.axes[path][place[0]][place[1]]
+        if channel_map is not None:
+            values = score(path)
+            for index in np.unique(channel_map.group[channel_map.group >= 0]):
+                here = channel_map.group == index
+                np.add.at(totals[index], channel_map.channel[here], values[here])
+    return {group.name: total for group, total in zip(graph.groups, totals, strict=True)}
+
+
+def _root(scores: Scores) -> Scores:
+    return {name: np.sqrt(values) for name, values in scores.items()}

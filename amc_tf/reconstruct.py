@@ -1,0 +1,106 @@
+"""Re-fits the weights that read pruned channels by least squares, from statistics gathered once."""
+
+from __future__ import annotations
+
+import numpy as np
+import scipy.linalg
+from numpy.typing import NDArray
+
+from amc_tf.calibration import Calibration, InputStatistics
+from amc_tf.errors import SettingsError
+from amc_tf.network import NetworkFunction
+from amc_tf.plan import PruningPlan
+from amc_tf.weights import Weights
+
+
+class Reconstructor:
+    """Finds, for any plan, the kernels that reproduce the original outputs best from the kept channels.
+
+    For kept inputs S of a layer with kernel W it solves (G + λI)_SS ΔW = G_SR W_R, where R are the removed
+    inputs and G their second moments, and sets W_S + ΔW: the least-squares solution of AMC section 3.3 (after
+    He et al., ICCV 2017), with a ridge λ that pulls towards the original weights rather than towards zero.
+    An intercept takes up the mean of what was removed; it goes into the bias, or into the mean of the batch
+    normalisation that follows.
+
+    Args:
+        network: the original network.
+        calibration: its input statistics.
+        ridge: λ as a share of the mean diagonal of G, above 0.
+
+    Raises:
+        SettingsError: if the ridge is not above 0.
+    """
+
+    def __init__(self, network: NetworkFunction, calibration: Calibration, *, ridge: float = 1e-4) -> None:
+        if ridge <= 0:
+            raise SettingsError(f"ridge={ridge} was given: it must be above 0.")
+        self._network = network
+        self._calibration = calibration
+        self._ridge = ridge
+        self._intercepts = {target: path for path, target in network.folded.items()}
+
+    def __call__(self, plan: PruningPlan) -> Weights:
+        """Returns slim weights for a plan, readers of pruned channels re-fitted; float32."""
+        network = self._network
+        weights = network.slice(plan)
+        masks = plan.masks(network.graph)
+        layers = network.graph.layers()
+        for path, statistics in self._calibration.inputs.items():
+            name, axis = layers[path][1].reads or ("", 0)
+            maps = network.graph.axes[path][name]
+            channel_map = maps[axis]
+            kept = channel_map.kept(masks) if channel_map is not None else np.ones(0, bool)
+            if kept.all():
+                continue
+            full = network.weights[path][name]
+            written = maps[axis + 1]
+            columns = written.kept(masks) if written is not None else np.ones(full.shape[axis + 1], bool)
+            target = full.reshape(-1, full.shape[axis + 1])[:, columns]
+            inputs = np.tile(kept, len(target) // len(kept))
+            fitted, offset = _fit(statistics, target, inputs, self._ridge)
+            if not self._add_offset(weights, path, offset):
+                fitted, _ = _fit(statistics, target, inputs, self._ridge, intercept=False)
+            weights[path] = {**weights[path], name: fitted.reshape(weights[path][name].shape)}
+        return weights
+
+    def _add_offset(self, weights: Weights, path: str, offset: NDArray[np.float32]) -> bool:
+        """Adds a constant to the outputs of a layer; False if there is no place for it."""
+        if "bias" in weights[path]:
+            weights[path] = {**weights[path], "bias": weights[path]["bias"] + offset}
+        elif path in self._intercepts:
+            norm = self._intercepts[path]
+            mean = weights[norm]["moving_mean"] - offset
+            weights[norm] = {**weights[norm], "moving_mean": mean}
+        else:
+            return False
+        return True
+
+
+def _fit(
+    statistics: InputStatistics,
+    target: NDArray[np.float32],
+    kept: NDArray[np.bool_],
+    ridge: float,
+    *,
+    intercept: bool = True,
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Solves one layer.
+
+    Args:
+        statistics: moments of its inputs.
+        target: float32 [inputs, outputs], the original kernel.
+        kept: bool [inputs].
+        ridge: as a share of the mean diagonal.
+        intercept: whether a constant may be added to the outputs; inputs then count from their mean.
+
+    Returns:
+        The new kernel, float32 [kept inputs, outputs], and the intercept, float32 [outputs].
+    """
+    moments = statistics.covariance if intercept else statistics.second_moment
+    among_kept = moments[np.ix_(kept, kept)]
+    diagonal = np.diag_indices_from(among_kept)
+    among_kept[diagonal] += ridge * among_kept[diagonal].mean() + np.finfo(np.float32).tiny
+    wanted = moments[np.ix_(kept, ~kept)] @ target[~kept]
+    change = scipy.linalg.solve(among_kept, wanted, assume_a="pos", overwrite_a=True, overwrite_b=True)
+    offset = statistics.mean[~kept] @ target[~kept] - statistics.mean[kept] @ change
+    return target[kept] + change, offset if intercept else np.zeros_like(offset)

@@ -1,0 +1,199 @@
+"""The folder of a run: locked while in use, every file written whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import filelock
+import numpy as np
+from numpy.typing import NDArray
+
+from amc_tf.errors import RunFolderError
+
+RUN_FILES = (
+    "summary.json",
+    "plan.json",
+    "episodes.jsonl",
+    "model.keras",
+    "model_float32.tflite",
+    "model_int8.tflite",
+    "report.html",
+)
+
+
+@contextlib.contextmanager
+def clear_errors(path: Path) -> Iterator[None]:
+    """Turns a failed write (full disk, no permission) into a sentence that names the file.
+
+    Raises:
+        RunFolderError: for every OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise RunFolderError(f"{path} cannot be written: {error.strerror or error}.") from error
+
+
+def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
+    """Writes a file whole: into a temporary file beside it, flushed to disk, then renamed over it.
+
+    Args:
+        path: the file.
+        write: writes the contents to an open binary file.
+
+    Raises:
+        RunFolderError: if it cannot be written; what stood there before is untouched.
+    """
+    with clear_errors(path):
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
+        except BaseException:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary)
+            raise
+
+
+class RunFolder:
+    """One run's folder; use as a context manager, which holds its lock.
+
+    Args:
+        path: the folder; made with its parents if missing.
+        resume: go on with what is there; a folder without a checkpoint starts from the beginning.
+        overwrite: delete the files of an earlier run first.
+
+    Attributes:
+        path: the folder.
+
+    Raises:
+        RunFolderError: if an earlier run is there and neither flag is given, or another process is using it.
+    """
+
+    def __init__(self, path: str | Path, *, resume: bool = False, overwrite: bool = False) -> None:
+        self.path = Path(path)
+        self._resume = resume
+        self._overwrite = overwrite
+        self._lock: filelock.BaseFileLock | None = None
+
+    def __enter__(self) -> RunFolder:
+        """Takes the lock and checks, or clears, what is there."""
+        with clear_errors(self.path):
+            self.checkpoint_folder.mkdir(parents=True, exist_ok=True)
+            self._lock = filelock.FileLock(self.path / "checkpoint" / "lock", timeout=0)
+            try:
+                self._lock.acquire()
+            except filelock.Timeout as error:
+                raise RunFolderError(f"{self.path} is in use by another process.") from error
+        try:
+            self._prepare()
+        except BaseException:
+            self._lock.release()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Gives the lock back."""
+        if self._lock is not None:
+            self._lock.release()
+
+    @property
+    def checkpoint_folder(self) -> Path:
+        """Where the state of the search and the measurements are kept."""
+        return self.path / "checkpoint"
+
+    @property
+    def measurements(self) -> Path:
+        """The SQLite file of all measurements."""
+        return self.checkpoint_folder / "measurements.sqlite"
+
+    @property
+    def events(self) -> Path:
+        """Folder of the TensorBoard events."""
+        return self.path / "tensorboard"
+
+    def write_bytes(self, name: str, data: bytes) -> None:
+        """Writes a file of the folder whole."""
+        write_atomically(self.path / name, lambda file: file.write(data))
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Writes a JSON file of the folder whole."""
+        self.write_bytes(name, (json.dumps(value, indent=1) + "\n").encode())
+
+    def append_episode(self, record: dict[str, Any]) -> None:
+        """Adds a line to episodes.jsonl."""
+        path = self.path / "episodes.jsonl"
+        with clear_errors(path), path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def read_episodes(self, count: int) -> list[dict[str, Any]]:
+        """Returns the first `count` episodes and forgets later ones, which a checkpoint does not know.
+
+        Raises:
+            RunFolderError: if there are fewer, or a line is damaged.
+        """
+        path = self.path / "episodes.jsonl"
+        lines = path.read_text(encoding="utf-8").splitlines()[:count] if path.exists() else []
+        try:
+            records = [json.loads(line) for line in lines]
+        except ValueError as error:
+            raise RunFolderError(f"{path} is damaged: {error}. Start again with --overwrite.") from error
+        if len(records) < count:
+            raise RunFolderError(
+                f"{path} has {len(records)} episodes, but the checkpoint knows {count}: start again with "
+                "--overwrite."
+            )
+        self.write_bytes("episodes.jsonl", "".join(line + "\n" for line in lines).encode())
+        return records
+
+    def save_state(self, arrays: dict[str, NDArray[Any]]) -> None:
+        """Writes the state of the search whole."""
+        write_atomically(self._state_file, lambda file: np.savez(file, **arrays))
+
+    def load_state(self) -> dict[str, NDArray[Any]] | None:
+        """Returns the state of the search, None if none was saved.
+
+        Raises:
+            RunFolderError: if the file is damaged.
+        """
+        if not self._state_file.exists():
+            return None
+        try:
+            with np.load(self._state_file, allow_pickle=False) as file:
+                return {name: file[name] for name in file.files}
+        except Exception as error:
+            raise RunFolderError(
+                f"The checkpoint {self._state_file} is damaged ({error}): start again with --overwrite."
+            ) from error
+
+    @property
+    def _state_file(self) -> Path:
+        return self.checkpoint_folder / "search.npz"
+
+    def _prepare(self) -> None:
+        found = [name for name in RUN_FILES if (self.path / name).exists()]
+        if self._state_file.exists():
+            found.append("checkpoint/search.npz")
+        if self._resume or not found:
+            return
+        if not self._overwrite:
+            raise RunFolderError(
+                f"{self.path} holds an earlier run ({found[0]}): go on with --resume, delete it with "
+                "--overwrite, or name another folder."
+            )
+        with clear_errors(self.path):
+            for name in found:
+                (self.path / name).unlink()
+            self.measurements.unlink(missing_ok=True)
+            for events in self.events.glob("events.*"):
+                events.unlink()

@@ -1,0 +1,191 @@
+"""What a pruning plan is worth: accuracy, cost, measured latency, and the reward made of them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from amc_tf.budget import Limit
+from amc_tf.candidate import CandidateBuilder
+from amc_tf.cost import Cost
+from amc_tf.data import ImageData
+from amc_tf.device.convert import to_tflite
+from amc_tf.device.latency import LatencyMeter
+from amc_tf.evaluate import accuracy
+from amc_tf.latency_model import LatencyPredictor
+from amc_tf.network import NetworkFunction
+from amc_tf.reward import Outcome, find_reward
+from amc_tf.weights import Weights
+
+
+@dataclasses.dataclass(frozen=True)
+class Score:
+    """What one pruned network turned out to be.
+
+    Attributes:
+        widths: kept channels of each group.
+        reward: what the agent is told.
+        top1: accuracy on the search images, in [0, 1].
+        top5: likewise.
+        cost: exact cost.
+        latency_ms: measured median latency, scaled to the reference's first timing; None without a meter.
+        feasible: whether the network is within the budget as measured.
+    """
+
+    widths: tuple[int, ...]
+    reward: float
+    top1: float
+    top5: float
+    cost: Cost
+    latency_ms: float | None
+    feasible: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the score as one line of `episodes.jsonl` shows it."""
+        return {
+            "reward": self.reward,
+            "top1": self.top1,
+            "top5": self.top5,
+            "macs": self.cost.macs,
+            "params": self.cost.params,
+            "bytes": self.cost.size_bytes,
+            "latency_ms": self.latency_ms,
+            "widths": list(self.widths),
+            "feasible": self.feasible,
+        }
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Score:
+        """Reads what `to_json` wrote."""
+        return cls(
+            widths=tuple(value["widths"]),
+            reward=value["reward"],
+            top1=value["top1"],
+            top5=value["top5"],
+            cost=Cost(value["macs"], value["params"]),
+            latency_ms=value["latency_ms"],
+            feasible=value["feasible"],
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Timing:
+    """How candidates are timed.
+
+    Attributes:
+        meter: times the converted candidate.
+        baseline_ms: median latency of the original, the unit that ratios to it are turned back into.
+        predictor: learns from every measurement, for the bounds of a latency budget.
+    """
+
+    meter: LatencyMeter
+    baseline_ms: float
+    predictor: LatencyPredictor
+
+    def latency_ms(self, tflite: bytes) -> float:
+        """Times a network; where the meter timed the original beside it, drift of the device is taken out."""
+        latency = self.meter.measure(tflite)
+        return latency.median_ms if latency.ratio is None else latency.ratio * self.baseline_ms
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """What a search is after.
+
+    Attributes:
+        reward: name of the reward (see `amc_tf.reward`).
+        limit: the budget in absolute numbers.
+        latency_exponent: w of the soft latency reward.
+        accuracy_floor: top-1 on the search images that a network must keep to count, in [0, 1].
+    """
+
+    reward: str
+    limit: Limit
+    latency_exponent: float = -0.07
+    accuracy_floor: float = 0.0
+
+
+class Scorer:
+    """Scores widths: builds the candidate, runs it on the search images, times it, computes the reward.
+
+    With a latency budget the bounds hold a prediction only. A network that turns out slower than the limit is
+    not feasible, and the part by which it is too slow is taken off its reward, so that the agent is told the
+    measured time and not just the predicted one.
+
+    A network is scored once; asked again, the first score is returned.
+
+    Args:
+        network: the original network.
+        builder: makes plan and weights from widths.
+        data: the search images.
+        input_range: one of `amc_tf.data.INPUT_RANGES`.
+        objective: what the reward is made of.
+        timing: how to time; None to leave latency out.
+    """
+
+    def __init__(
+        self,
+        network: NetworkFunction,
+        builder: CandidateBuilder,
+        data: ImageData,
+        *,
+        input_range: str,
+        objective: Objective,
+        timing: Timing | None = None,
+    ) -> None:
+        self._network = network
+        self._builder = builder
+        self._data = data
+        self._input_range = input_range
+        self._objective = objective
+        self._reward = find_reward(objective.reward)
+        self._timing = timing
+        self._known: dict[tuple[int, ...], Score] = {}
+
+    def __call__(self, widths: Sequence[int]) -> Score:
+        """Returns the score of the network with these widths.
+
+        Raises:
+            ConversionError: if the candidate does not convert.
+            MeasurementError: if it cannot be timed.
+        """
+        key = tuple(int(width) for width in widths)
+        if key not in self._known:
+            self._known[key] = self._score(key)
+        return self._known[key]
+
+    def remember(self, score: Score) -> None:
+        """Takes over a score from an earlier run of the same search."""
+        self._known[score.widths] = score
+
+    def _score(self, widths: tuple[int, ...]) -> Score:
+        weights = self._builder.weights(self._builder.plan(widths))
+        found = accuracy(self._network.predictor(weights), self._data, input_range=self._input_range)
+        cost = self._network.graph.count(widths)
+        latency_ms = self._measure(widths, weights)
+        objective = self._objective
+        limit = objective.limit
+        outcome = Outcome(
+            top1=found.top1,
+            top5=found.top5,
+            macs=cost.macs,
+            params=cost.params,
+            latency_ms=latency_ms,
+            target_latency_ms=limit.limit if limit.kind == "latency" else None,
+            latency_exponent=objective.latency_exponent,
+        )
+        overshoot = 0.0
+        if limit.kind == "latency" and latency_ms is not None:
+            overshoot = max(0.0, latency_ms / limit.limit - 1.0)
+        feasible = limit.allows(cost, latency_ms) and found.top1 >= objective.accuracy_floor
+        reward = self._reward(outcome) - overshoot
+        return Score(widths, reward, found.top1, found.top5, cost, latency_ms, feasible)
+
+    def _measure(self, widths: tuple[int, ...], weights: Weights) -> float | None:
+        if self._timing is None:
+            return None
+        tflite = to_tflite(self._network.bind(weights), input_shape=self._network.input_shape)
+        latency_ms = self._timing.latency_ms(tflite)
+        self._timing.predictor.observe(widths, latency_ms)
+        return latency_ms

@@ -1,0 +1,207 @@
+"""The search: episodes of environment and agent, logged, saved and resumable."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from amc_tf.agent.ddpg import DDPGAgent, TrainingRecord
+from amc_tf.env import STATE_SIZE, PruningEnv
+from amc_tf.errors import RunFolderError
+from amc_tf.latency_model import LatencyPredictor
+from amc_tf.run_folder import RunFolder
+from amc_tf.score import Score
+from amc_tf.settings import SearchSettings
+
+EpisodeCallback = Callable[[Mapping[str, Any]], None]
+_SCALARS = ("reward", "best_reward", "top1", "macs", "params", "latency_ms", "noise", "critic_loss")
+
+
+class RemembersScores(Protocol):
+    """A scorer that can be told scores of an earlier run."""
+
+    def remember(self, score: Score) -> None:
+        """Takes over a score."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchResult:
+    """Outcome of a search.
+
+    Attributes:
+        best: the feasible network of the highest reward, the first of equals; None if none was feasible.
+        episodes: the records of all episodes, as `episodes.jsonl` holds them.
+    """
+
+    best: Score | None
+    episodes: tuple[Mapping[str, Any], ...]
+
+
+class Search:
+    """Runs a DDPG agent on a pruning environment (AMC, Figure 1).
+
+    Each episode: the agent decides on every channel group in turn, the finished network is scored, the score
+    is written on every transition, the agent trains. With a folder, each episode is logged, and the whole
+    state is saved every `settings.checkpoint_every` episodes; a search that goes on from there ends as it
+    would have without the interruption.
+
+    Args:
+        env: the environment.
+        settings: of search and agent.
+        scorer: is told the scores of the episodes that a resumed search has behind it.
+        predictor: of latency, saved and restored with the search.
+        identity: JSON values that tell one search from another; a checkpoint is only resumed by the same.
+    """
+
+    def __init__(
+        self,
+        env: PruningEnv,
+        settings: SearchSettings,
+        *,
+        scorer: RemembersScores,
+        predictor: LatencyPredictor | None = None,
+        identity: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._env = env
+        self._settings = settings
+        self._scorer = scorer
+        self._predictor = predictor
+        self._identity = json.dumps(identity or {}, sort_keys=True)
+        self._agent = DDPGAgent(
+            STATE_SIZE, settings.agent, seed=settings.seed, warmup_episodes=settings.warmup_episodes
+        )
+        self._records: list[Mapping[str, Any]] = []
+        self._best: Score | None = None
+
+    def run(
+        self, folder: RunFolder | None = None, on_episode: EpisodeCallback | None = None
+    ) -> SearchResult:
+        """Runs all episodes, or those that are left.
+
+        Args:
+            folder: where to log and save; a checkpoint in it is resumed.
+            on_episode: called with the record of each episode, the ones resumed included.
+
+        Raises:
+            RunFolderError: if the checkpoint is damaged or of another search, or the folder cannot be written.
+        """
+        self._resume(folder)
+        report = on_episode or (lambda record: None)
+        for record in self._records:
+            report(record)
+        writer = tf.summary.create_file_writer(str(folder.events)) if folder else None
+        while self._agent.episode < self._settings.episodes:
+            record = self._run_episode()
+            self._records.append(record)
+            if folder is not None:
+                folder.append_episode(record)
+                _write_scalars(writer, record)
+                if self._is_checkpoint_due():
+                    folder.save_state(self._state())
+            report(record)
+        return SearchResult(self._best, tuple(self._records))
+
+    def _run_episode(self) -> dict[str, Any]:
+        agent, started = self._agent, time.perf_counter()
+        number, noise, kind = agent.episode, agent.noise_sigma, "warmup" if agent.is_warmup else "search"
+        states, actions, score = self._play()
+        agent.observe_episode(states, actions, score.reward)
+        training = agent.train()
+        agent.end_episode()
+        if score.feasible and (self._best is None or score.reward > self._best.reward):
+            self._best = score
+        return self._record(number, kind, noise, score, training, time.perf_counter() - started)
+
+    def _play(self) -> tuple[NDArray[np.float32], NDArray[np.float32], Score]:
+        """Plays one episode; returns states [T, S], executed actions [T], and the score."""
+        state, _ = self._env.reset()
+        states, actions = [], []
+        while True:
+            action = self._agent.explore(state)
+            states.append(state)
+            state, _, terminated, _, info = self._env.step(np.array([action], np.float32))
+            actions.append(info["keep_ratio"])
+            if terminated:
+                return np.stack(states), np.array(actions, np.float32), info["score"]
+
+    def _record(
+        self, number: int, kind: str, noise: float, score: Score, training: TrainingRecord, seconds: float
+    ) -> dict[str, Any]:
+        return {
+            "episode": number,
+            "kind": kind,
+            **score.to_json(),
+            "best_reward": None if self._best is None else self._best.reward,
+            "noise": noise,
+            "critic_loss": training.critic_loss,
+            "seconds": round(seconds, 4),
+        }
+
+    def _is_checkpoint_due(self) -> bool:
+        done = self._agent.episode
+        return done % self._settings.checkpoint_every == 0 or done == self._settings.episodes
+
+    def _state(self) -> dict[str, NDArray[Any]]:
+        predictor = self._predictor.state() if self._predictor else {}
+        return {
+            "identity": _encode(self._identity),
+            "best": _encode(json.dumps(self._best.to_json() if self._best else None)),
+            **{f"agent/{name}": array for name, array in self._agent.state().items()},
+            **{f"predictor/{name}": array for name, array in predictor.items()},
+        }
+
+    def _resume(self, folder: RunFolder | None) -> None:
+        state = folder.load_state() if folder is not None else None
+        if folder is None or state is None:
+            if folder is not None:
+                folder.read_episodes(0)
+            return
+        saved = _decode(state["identity"])
+        if saved != self._identity:
+            raise RunFolderError(
+                f"The checkpoint in {folder.path} is of another search: "
+                f"{_first_difference(json.loads(saved), json.loads(self._identity))}. Give the same settings "
+                "to --resume, or start again with --overwrite."
+            )
+        self._agent.restore(_below("agent/", state))
+        if self._predictor is not None:
+            self._predictor.restore(_below("predictor/", state))
+        best = json.loads(_decode(state["best"]))
+        self._best = Score.from_json(best) if best else None
+        self._records = list(folder.read_episodes(self._agent.episode))
+        for record in self._records:
+            self._scorer.remember(Score.from_json(dict(record)))
+
+
+def _write_scalars(writer: Any, record: Mapping[str, Any]) -> None:
+    with writer.as_default():
+        for name in _SCALARS:
+            if record[name] is not None:
+                tf.summary.scalar(name, record[name], step=record["episode"])
+    writer.flush()
+
+
+def _first_difference(saved: dict[str, Any], given: dict[str, Any]) -> str:
+    for name in {**saved, **given}:
+        if saved.get(name) != given.get(name):
+            return f"{name} was {saved.get(name)!r} and is now {given.get(name)!r}"
+    return "its settings differ"
+
+
+def _below(prefix: str, state: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    return {name.removeprefix(prefix): array for name, array in state.items() if name.startswith(prefix)}
+
+
+def _encode(text: str) -> NDArray[np.uint8]:
+    return np.frombuffer(text.encode(), np.uint8).copy()
+
+
+def _decode(array: NDArray[np.uint8]) -> str:
+    return array.tobytes().decode()
