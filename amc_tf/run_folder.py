@@ -65,6 +65,21 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
             raise
 
 
+def write_keras_model(model: Any, path: Path) -> None:
+    """Saves a Keras model whole, as `write_atomically` writes files.
+
+    Raises:
+        RunFolderError: if it cannot be written.
+    """
+    temporary = path.with_name(f".saving-{path.name}")
+    with clear_errors(path):
+        try:
+            model.save(temporary)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
 class RunFolder:
     """One run's folder; use as a context manager, which holds its lock.
 

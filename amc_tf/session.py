@@ -1,0 +1,198 @@
+"""Sets up everything that a search and its controls share for one model, its data and its budget."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import numpy as np
+
+from amc_tf import controls
+from amc_tf.batch_norm import BatchNormEstimator
+from amc_tf.budget import Budget, WidthBounds
+from amc_tf.calibration import calibrate
+from amc_tf.candidate import CandidateBuilder
+from amc_tf.data import DataSplit, check_data_fits, to_input_range
+from amc_tf.device.convert import to_tflite
+from amc_tf.device.latency import LatencyMeter
+from amc_tf.env import PruningEnv
+from amc_tf.errors import ModelError
+from amc_tf.evaluate import accuracy, check_not_chance
+from amc_tf.graph import ChannelGraph
+from amc_tf.latency_model import LatencyPredictor
+from amc_tf.network import NetworkFunction
+from amc_tf.plan import uniform_plan
+from amc_tf.run_folder import RunFolder
+from amc_tf.score import Objective, Score, Scorer, Timing
+from amc_tf.search import EpisodeCallback, Search, SearchResult
+from amc_tf.settings import SearchSettings
+
+# Bounds hold a prediction; aiming this much lower leaves most networks within the limit when timed.
+LATENCY_MARGIN = 0.03
+PROBE_RATIOS = (0.75, 0.5, 0.35)
+_MAX_UNIFORM_ATTEMPTS = 8
+
+
+class PruningSession:
+    """One model, its data and its budget, ready to be searched.
+
+    Args:
+        model: a built functional or Sequential classifier, Keras 3 or `tf_keras`; it is not changed.
+        split: the data.
+        budget: what the pruned network may cost.
+        settings: of the search.
+        input_range: one of `amc_tf.data.INPUT_RANGES`.
+        meter: times candidates; needed for a latency budget or reward, otherwise None to leave latency out.
+
+    Attributes:
+        network: the original as a function of its weights.
+        graph: its channel groups.
+        split: the data.
+        tflite: the original as float32 TFLite bytes.
+        baseline_top1: top-1 of the original on the search images, in [0, 1].
+        baseline_ms: its median latency, None without a meter.
+        limit: the budget in absolute numbers.
+        bounds: the widths that each group may be given.
+        builder: makes plan and weights from widths.
+        scorer: scores widths.
+
+    Raises:
+        ModelError: if the model cannot be read, or Keras does not run on TensorFlow.
+        DataError: if the data does not fit the model, or the untouched model only guesses on it.
+        BudgetError: if the budget cannot be met, needs a meter, or asks for nothing.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        split: DataSplit,
+        *,
+        budget: Budget,
+        settings: SearchSettings,
+        input_range: str,
+        meter: LatencyMeter | None = None,
+    ) -> None:
+        _check_backend()
+        self.settings = settings
+        self.split = split
+        self.graph = ChannelGraph.from_model(model)
+        self.network = NetworkFunction(model, self.graph)
+        outputs = model.output_shape
+        check_data_fits(self.network.input_shape, outputs[-1], split.test)
+        found = accuracy(self.network.predictor(self.network.weights), split.search, input_range=input_range)
+        check_not_chance(
+            found.top1, outputs[-1], num_images=len(split.search), input_range=input_range
+        )
+        self.baseline_top1 = found.top1
+        self.tflite = to_tflite(
+            self.network.bind(self.network.weights), input_shape=self.network.input_shape
+        )
+        timing = self._time_baseline(meter)
+        self.limit = budget.resolve(self.graph.count(), self.baseline_ms)
+        self.builder = self._make_builder(input_range)
+        self._timing = timing
+        self.scorer = self._make_scorer(input_range, timing)
+        self._probe()
+        self.bounds = self._make_bounds()
+
+    def uniform(self) -> Score:
+        """Scores the uniform control: the widest network that is within the budget, as measured.
+
+        A latency limit is lowered by what the network timed last exceeds it, until one is within it; the last
+        one is returned if none is.
+        """
+        score = self.scorer(controls.uniform(self.bounds))
+        shrink = 1.0
+        for _ in range(_MAX_UNIFORM_ATTEMPTS):
+            if score.feasible or self.limit.kind != "latency":
+                break
+            shrink *= (score.latency_ms or 0.0) / self.limit.limit
+            score = self.scorer(controls.uniform(self._make_bounds(shrink)))
+        return score
+
+    def search(
+        self, folder: RunFolder | None = None, on_episode: EpisodeCallback | None = None
+    ) -> SearchResult:
+        """Runs the agent; see `amc_tf.search.Search.run`."""
+        env = PruningEnv(self.graph, self.scorer, self.bounds)
+        predictor = self._timing.predictor if self._timing else None
+        search = Search(
+            env, self.settings, scorer=self.scorer, predictor=predictor, identity=self._identity()
+        )
+        return search.run(folder, on_episode)
+
+    def _time_baseline(self, meter: LatencyMeter | None) -> Timing | None:
+        self.baseline_ms: float | None = None
+        if meter is None:
+            return None
+        self.baseline_ms = meter.measure(self.tflite).median_ms
+        predictor = LatencyPredictor(self.graph, self.baseline_ms)
+        return Timing(meter.with_reference(self.tflite), self.baseline_ms, predictor)
+
+    def _make_builder(self, input_range: str) -> CandidateBuilder:
+        settings = self.settings
+        images = to_input_range(self.split.calibration.images, input_range)
+        batch_norm = BatchNormEstimator(self.network, images) if settings.reestimate_batch_norm else None
+        return CandidateBuilder(
+            self.network,
+            calibrate(self.network, images, seed=settings.seed),
+            importance=settings.importance,
+            reconstruct=settings.reconstruct,
+            batch_norm=batch_norm,
+        )
+
+    def _make_scorer(self, input_range: str, timing: Timing | None) -> Scorer:
+        floor = self.limit.budget.accuracy or 0.0
+        objective = Objective(
+            self.settings.reward,
+            self.limit,
+            latency_exponent=self.settings.latency_exponent,
+            accuracy_floor=floor * self.baseline_top1,
+        )
+        return Scorer(
+            self.network,
+            self.builder,
+            self.split.search,
+            input_range=input_range,
+            objective=objective,
+            timing=timing,
+        )
+
+    def _probe(self) -> None:
+        """Times uniform networks, so that the first bounds rest on more than the original."""
+        if self._timing is None or self.limit.kind != "latency":
+            return
+        for ratio in (*PROBE_RATIOS, self.settings.min_keep_ratio):
+            plan = uniform_plan(self.graph, ratio, round_to=self.settings.round_to)
+            self.scorer(plan.widths(self.graph))
+
+    def _make_bounds(self, shrink: float = 1.0) -> WidthBounds:
+        """Makes the bounds; a latency limit is lowered by the margin and divided by `shrink`."""
+        limit = self.limit
+        if limit.kind == "latency":
+            limit = dataclasses.replace(limit, limit=limit.limit * (1.0 - LATENCY_MARGIN) / shrink)
+        return WidthBounds(
+            self.graph,
+            limit,
+            round_to=self.settings.round_to,
+            min_keep_ratio=self.settings.min_keep_ratio,
+            predictor=self._timing.predictor if self._timing else None,
+        )
+
+    def _identity(self) -> Mapping[str, Any]:
+        """What a checkpoint must agree with to be resumed; fewer or more episodes are no other search."""
+        settings = {name: value for name, value in self.settings.to_json().items() if name != "checkpoint_every"}
+        digest = hashlib.sha256(self.tflite).hexdigest()[:16]
+        images = hashlib.sha256(np.ascontiguousarray(self.split.search.images).tobytes()).hexdigest()[:16]
+        return {"budget": str(self.limit.budget), "model": digest, "search images": images, **settings}
+
+
+def _check_backend() -> None:
+    if keras.backend.backend() != "tensorflow":
+        raise ModelError(
+            f"Keras runs on {keras.backend.backend()}, but pruning and conversion need TensorFlow: set "
+            "KERAS_BACKEND=tensorflow."
+        )
