@@ -1,9 +1,9 @@
-"""Copies a Keras model with edited layer configurations."""
+"""Copies a Keras model with edited layer configurations, and its weights layer by layer."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from amc_tf.errors import ModelError
@@ -14,6 +14,37 @@ LayerEdit = Callable[[str, dict[str, Any]], dict[str, Any]]
 def is_tf_keras(layer: Any) -> bool:
     """Tells whether a layer or model belongs to `tf_keras` (Keras 2) rather than to Keras 3."""
     return any(base.__module__.partition(".")[0] == "tf_keras" for base in type(layer).__mro__)
+
+
+def functional_of(model: Any) -> Any:
+    """Returns the functional graph of a model; None for a plain layer or a subclassed model."""
+    inner = getattr(model, "_functional", model)
+    return inner if hasattr(inner, "_nodes_by_depth") and getattr(inner, "inputs", None) else None
+
+
+def iterate_layers(model: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields (path, layer) of every layer of a built model, entering nested models, each layer once."""
+    for layer in functional_of(model).layers:
+        path = prefix + layer.name
+        if functional_of(layer) is None:
+            yield path, layer
+        else:
+            yield from iterate_layers(layer, path + "/")
+
+
+def set_layer_weights(layer: Any, arrays: Sequence[Any]) -> None:
+    """Sets the weights of a layer and, as its own loading does, what it has derived from them."""
+    layer.set_weights(arrays)
+    if hasattr(layer, "finalize_state"):  # Normalization computes with constants made from its weights
+        layer.finalize_state()
+
+
+def copy_weights(source: Any, target: Any) -> None:
+    """Gives every layer of `target`, a model of the same structure, the weights of `source`."""
+    originals = dict(iterate_layers(source))
+    for path, layer in iterate_layers(target):
+        if layer.weights:
+            set_layer_weights(layer, originals[path].get_weights())
 
 
 def clone_with(model: Any, edit: LayerEdit) -> Any:
@@ -30,16 +61,16 @@ def clone_with(model: Any, edit: LayerEdit) -> Any:
     Raises:
         ModelError: if a layer cannot be made anew from its configuration.
     """
-    config = copy.deepcopy(model.get_config())
-    _edit_layers(config, edit, prefix="")
     if is_tf_keras(model):
         import tf_keras as library
     else:
         import keras as library
     kind = library.Sequential if type(model).__name__ == "Sequential" else library.Model
     try:
-        return kind.from_config(config)
-    except (ValueError, TypeError, KeyError) as error:
+        config = copy.deepcopy(model.get_config())
+        _edit_layers(config, edit, prefix="")
+        return kind.from_config(config, custom_objects=_custom_objects(model))
+    except (ValueError, TypeError, KeyError, NotImplementedError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise ModelError(
             f"'{model.name}' cannot be rebuilt from its configuration ({reason}): replace Lambda layers and "
@@ -47,12 +78,25 @@ def clone_with(model: Any, edit: LayerEdit) -> Any:
         ) from error
 
 
+def _custom_objects(model: Any) -> dict[str, Any]:
+    """Collects by name the layer classes and activations of a model that are not Keras' own."""
+    layers = [layer for _, layer in iterate_layers(model)]
+    used = [*map(type, layers), *(getattr(layer, "activation", None) for layer in layers)]
+    named = {getattr(item, "__name__", None): item for item in used}
+    return {
+        name: item
+        for name, item in named.items()
+        if name and item.__module__.partition(".")[0] not in {"keras", "tf_keras", "tensorflow"}
+    }
+
+
 def _edit_layers(config: dict[str, Any], edit: LayerEdit, prefix: str) -> None:
     for entry in config["layers"]:
         entry.pop("build_config", None)
         inner = entry["config"]
-        path = prefix + inner["name"]
+        path = prefix + (inner.get("name") or entry.get("name") or "")
         if isinstance(inner.get("layers"), list):
+            inner.pop("build_input_shape", None)  # the channels it is given may be fewer now
             _edit_layers(inner, edit, path + "/")
         else:
             entry["config"] = edit(path, inner)

@@ -16,8 +16,8 @@ class Cost:
     """What a network costs.
 
     Attributes:
-        macs: multiply-accumulate operations per image of the convolution and Dense kernels; what the AMC paper
-            calls FLOPs (569 million for MobileNet-V1 1.0 at 224).
+        macs: multiply-accumulate operations per image of the convolution and Dense kernels; what the AMC
+            paper calls FLOPs (569 million for MobileNet-V1 1.0 at 224).
         params: numbers of all weights, batch-norm statistics included, as `model.count_params()` counts.
     """
 

@@ -16,7 +16,7 @@ from amc_tf.errors import ModelError
 from amc_tf.layers.base import LayerRule
 from amc_tf.layers.labels import Labels, LabelSets
 from amc_tf.layers.rules import find_rule
-from amc_tf.trace import Call, Trace, trace_model
+from amc_tf.trace import Trace, trace_model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,8 +135,10 @@ class ChannelGraph:
         """
         graph = cls(trace_model(model))
         if not graph.groups:
-            listed = "; ".join(f"{item.layer}: {item.reason}" for item in graph.frozen) or "no layer has channels"
-            raise ModelError(f"Nothing in '{graph.trace.name}' can be pruned ({listed}).")
+            listed = "; ".join(f"{item.layer}: {item.reason}" for item in graph.frozen)
+            raise ModelError(
+                f"Nothing in '{graph.trace.name}' can be pruned ({listed or 'no layer has channels'})."
+            )
         return graph
 
     @property
@@ -158,7 +160,9 @@ class ChannelGraph:
 
     def layers(self) -> dict[str, tuple[Any, LayerRule]]:
         """Returns layer and rule by path, each once, in network order."""
-        return {call.path: (call.layer, rule) for call, rule in zip(self.trace.calls, self.rules, strict=True)}
+        return {
+            call.path: (call.layer, rule) for call, rule in zip(self.trace.calls, self.rules, strict=True)
+        }
 
 
 def count_cost(model: Any) -> Cost:
@@ -195,7 +199,8 @@ class _Wired:
             self.outputs.append(wiring.outputs)
             tensors.update(zip(call.outputs, wiring.outputs, strict=True))
         for number in trace.outputs:
-            self.labels.freeze(tensors[number], trace.name, "the model's outputs are the classes")
+            reason = "the model's outputs are the classes"
+            self.labels.freeze(tensors[number], trace.name, reason, overrule=True)
 
     def _join_axes(self, path: str, axes: Mapping[str, tuple[Labels | None, ...]]) -> None:
         """Remembers the axes of a layer; those of a further call of it are tied to the first's."""

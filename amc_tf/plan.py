@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -32,7 +33,7 @@ class PruningPlan:
 
     def __post_init__(self) -> None:
         if set(self.kept) != set(self.num_channels):
-            raise PlanError("A plan must give the kept channels and the number of channels of the same groups.")
+            raise PlanError("A plan must give kept channels and number of channels for the same groups.")
         for name, channels in self.kept.items():
             _check_group(name, channels, self.num_channels[name])
 
@@ -47,13 +48,13 @@ class PruningPlan:
             if name not in sizes:
                 listed = ", ".join(list(sizes)[:5]) + (", ..." if len(sizes) > 5 else "")
                 raise PlanError(
-                    f"The plan prunes '{name}', which '{graph.trace.name}' does not have (its channel groups: "
-                    f"{listed}): it is the plan of another model."
+                    f"The plan prunes '{name}', which '{graph.trace.name}' does not have (its channel "
+                    f"groups: {listed}): it is the plan of another model."
                 )
             if sizes[name] != count:
                 raise PlanError(
-                    f"The plan is for {count} channels in '{name}', but '{graph.trace.name}' has {sizes[name]}: "
-                    "it is the plan of another model."
+                    f"The plan is for {count} channels in '{name}', but '{graph.trace.name}' has "
+                    f"{sizes[name]}: it is the plan of another model."
                 )
 
     def widths(self, graph: ChannelGraph) -> tuple[int, ...]:
@@ -96,7 +97,8 @@ class PruningPlan:
             kept = {name: tuple(map(_as_index, group["kept"])) for name, group in groups}
             counts = {name: _as_index(group["num_channels"]) for name, group in groups}
         except (KeyError, TypeError, AttributeError) as error:
-            raise PlanError(f'A plan needs "groups", each with "kept" and "num_channels": {error!r}.') from error
+            message = f'A plan needs "groups", each with "kept" and "num_channels": {error!r}.'
+            raise PlanError(message) from error
         return cls(kept, counts)
 
     def save(self, path: str | Path) -> None:
@@ -142,7 +144,7 @@ def allowed_widths(num_channels: int, *, round_to: int, min_keep_ratio: float) -
 
 
 def round_width(num_channels: int, keep_ratio: float, *, round_to: int) -> int:
-    """Returns the aligned width nearest to a keep ratio, at least one step, at most the channels there are."""
+    """Returns the aligned width nearest to a keep ratio: at least one step, at most all channels."""
     steps = max(1, math.floor(keep_ratio * num_channels / round_to + 0.5))
     return min(num_channels, steps * round_to)
 
@@ -200,7 +202,8 @@ def _as_index(value: Any) -> int:
 def _check_group(name: str, channels: Sequence[int], num_channels: int) -> None:
     if not channels:
         raise PlanError(f"The plan keeps no channel of '{name}': at least one must stay.")
-    if any(low >= high for low, high in zip(channels, channels[1:], strict=False)):
+    if any(low >= high for low, high in itertools.pairwise(channels)):
         raise PlanError(f"The kept channels of '{name}' must ascend, each named once.")
     if channels[0] < 0 or channels[-1] >= num_channels:
-        raise PlanError(f"The plan keeps channel {channels[-1]} of '{name}', which has {num_channels} channels.")
+        wrong = channels[0] if channels[0] < 0 else channels[-1]
+        raise PlanError(f"The plan keeps channel {wrong} of '{name}', which has {num_channels} channels.")

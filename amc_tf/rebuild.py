@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from amc_tf.clone import clone_with
+from amc_tf.clone import clone_with, iterate_layers, set_layer_weights
 from amc_tf.errors import PlanError
 from amc_tf.graph import ChannelGraph
 from amc_tf.plan import PruningPlan
-from amc_tf.trace import trace_model
 from amc_tf.weights import Weights, read_weights, slice_weights
+
 
 def rebuild(model: Any, plan: PruningPlan, weights: Weights | None = None) -> Any:
     """Builds the slim model of a plan.
@@ -37,6 +37,7 @@ def rebuild(model: Any, plan: PruningPlan, weights: Weights | None = None) -> An
         True
     """
     graph = ChannelGraph.from_model(model)
+    plan.validate(graph)
     slim = slice_weights(graph, plan, read_weights(graph)) if weights is None else weights
     masks = plan.masks(graph)
     num_outputs = {
@@ -56,19 +57,18 @@ def rebuild(model: Any, plan: PruningPlan, weights: Weights | None = None) -> An
 def _set_weights(copy: Any, graph: ChannelGraph, slim: Weights) -> None:
     """Fills the slim model: pruned layers from `slim`, all others from the original."""
     originals = graph.layers()
-    for call in trace_model(copy).calls:
-        layer = call.layer
-        if not getattr(layer, "weights", None):
+    for path, layer in iterate_layers(copy):
+        if not layer.weights:
             continue
-        original, rule = originals[call.path]
-        if call.path not in slim:
-            layer.set_weights(original.get_weights())
+        original, rule = originals[path]
+        if path not in slim:
+            set_layer_weights(layer, original.get_weights())
             continue
-        arrays = [slim[call.path][name] for name in rule.weight_names(layer)]
+        arrays = [slim[path][name] for name in rule.weight_names(layer)]
         shapes = [tuple(variable.shape) for variable in layer.weights]
         if shapes != [array.shape for array in arrays]:
             raise PlanError(
-                f"The weights for '{call.path}' have the shapes {[array.shape for array in arrays]}, but the "
+                f"The weights for '{path}' have the shapes {[array.shape for array in arrays]}, but the "
                 f"plan needs {shapes}."
             )
-        layer.set_weights(arrays)
+        set_layer_weights(layer, arrays)

@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from amc_tf.clone import clone_with
+from amc_tf.clone import clone_with, copy_weights, functional_of
 from amc_tf.errors import ModelError
 
 DEFAULT_IMAGE_SIZE = (224, 224)
@@ -100,12 +100,12 @@ def trace_model(model: Any, *, image_size: tuple[int, int] = DEFAULT_IMAGE_SIZE)
     Raises:
         ModelError: if it is no such model, or a size other than that of the image is left open.
     """
-    functional = _functional(model)
+    functional = functional_of(model)
     if functional is None:
-        raise ModelError(_why_not_functional(model))
+        raise ModelError(_why_notfunctional_of(model))
     if any(tuple(tensor.shape)[1:3] == (None, None) for tensor in functional.inputs):
         model = _with_image_size(model, image_size)
-        functional = _functional(model)
+        functional = functional_of(model)
     recorder = _Recorder()
     shapes = tuple(_shape(tensor, model.name) for tensor in functional.inputs)
     inputs = tuple(recorder.new_tensor() for _ in functional.inputs)
@@ -127,14 +127,31 @@ class _Recorder:
     def record(self, model: Any, inputs: Sequence[int], prefix: str) -> list[int]:
         """Records one pass through `model` and returns the numbers of its outputs."""
         numbers = {id(tensor): number for tensor, number in zip(model.inputs, inputs, strict=True)}
-        for depth in sorted(model._nodes_by_depth, reverse=True):
-            for node in model._nodes_by_depth[depth]:
-                if not node.is_input:
-                    self._record_node(node, numbers, prefix)
+        nodes = [
+            node
+            for depth in sorted(model._nodes_by_depth, reverse=True)
+            for node in model._nodes_by_depth[depth]
+        ]
+        if prefix:
+            for node in nodes:
+                if node.is_input:
+                    self._record_nested_input(node, numbers, prefix)
+        for node in nodes:
+            if not node.is_input:
+                self._record_node(node, numbers, prefix)
         return [numbers[id(tensor)] for tensor in model.outputs]
 
+    def _record_nested_input(self, node: Any, numbers: dict[int, int], prefix: str) -> None:
+        """Records the input layer of a nested model, whose shape shrinks with what it is given."""
+        (tensor,) = _leaves(node.outputs)
+        layer, read, made = _layer_of(node), numbers[id(tensor)], self.new_tensor()
+        path = prefix + layer.name
+        shape = _shape(tensor, path)
+        self.calls.append(Call(path, layer, (TensorRef(read),), {}, (read,), (made,), (shape,), (shape,)))
+        numbers[id(tensor)] = made
+
     def _record_node(self, node: Any, numbers: dict[int, int], prefix: str) -> None:
-        layer = getattr(node, "operation", None) or node.layer
+        layer = _layer_of(node)
         arguments = getattr(node, "arguments", None)
         args = arguments.args if arguments is not None else node.call_args
         kwargs = arguments.kwargs if arguments is not None else node.call_kwargs
@@ -142,7 +159,7 @@ class _Recorder:
         outputs = _leaves(node.outputs)
         read = tuple(numbers[id(tensor)] for tensor in tensors)
         path = prefix + layer.name
-        inner = _functional(layer)
+        inner = functional_of(layer)
         if inner is not None:
             made = self.record(inner, read, path + "/")
         else:
@@ -156,12 +173,6 @@ class _Recorder:
         numbers.update({id(tensor): number for tensor, number in zip(outputs, made, strict=True)})
 
 
-def _functional(model: Any) -> Any:
-    """Returns the functional graph of a model, or None if it has none."""
-    inner = getattr(model, "_functional", model)
-    return inner if hasattr(inner, "_nodes_by_depth") and getattr(inner, "inputs", None) else None
-
-
 def _with_image_size(model: Any, image_size: tuple[int, int]) -> Any:
     """Returns a copy of the model, weights included, whose images have a fixed size."""
 
@@ -172,11 +183,11 @@ def _with_image_size(model: Any, image_size: tuple[int, int]) -> Any:
         return config
 
     copy = clone_with(model, fix)
-    copy.set_weights(model.get_weights())
+    copy_weights(model, copy)
     return copy
 
 
-def _why_not_functional(model: Any) -> str:
+def _why_notfunctional_of(model: Any) -> str:
     name = type(model).__name__
     if name == "Sequential":
         return (
@@ -197,6 +208,11 @@ def _shape(tensor: Any, where: str) -> tuple[int, ...]:
             "keras.Input((224, 224, 3)), because costs and latency depend on it."
         )
     return tuple(int(size) for size in shape)
+
+
+def _layer_of(node: Any) -> Any:
+    """Returns the layer or operation that a node calls; Keras 3 and `tf_keras` name it differently."""
+    return getattr(node, "operation", None) or node.layer
 
 
 def _is_symbolic(leaf: Any) -> bool:

@@ -19,9 +19,9 @@ def read_weights(graph: ChannelGraph) -> Weights:
     """
     weights = {}
     for path, (layer, rule) in graph.layers().items():
-        if graph.axes.get(path):
+        if graph.axes.get(path) and layer.weights:
             arrays = named_weights(layer, rule).items()
-            weights[path] = {name: np.array(array, dtype=np.float32) for name, array in arrays}
+            weights[path] = {name: np.array(array.numpy(), dtype=np.float32) for name, array in arrays}
     return weights
 
 

@@ -1,4 +1,4 @@
-"""What every network and layer kind must hold: pruned equals masked, costs agree, the network function agrees."""
+"""What holds for every network and layer: pruned equals masked, costs and network function agree."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from amc_tf.clone import clone_with
+from amc_tf.clone import clone_with, copy_weights, iterate_layers
 from amc_tf.graph import ChannelGraph, count_cost
 from amc_tf.network import NetworkFunction
 from amc_tf.plan import PruningPlan, widths_to_plan
@@ -54,11 +54,13 @@ def random_plan(graph: ChannelGraph, seed: int = 0) -> PruningPlan:
 def zeroed_where_read(model: Any, graph: ChannelGraph, plan: PruningPlan) -> Any:
     """Returns a full-size copy of the model whose kernels ignore the channels that the plan removes."""
     copy = clone_with(model, lambda _, config: config)
-    copy.set_weights(model.get_weights())
+    copy_weights(model, copy)
     masks = plan.masks(graph)
-    for path, (layer, rule) in ChannelGraph.from_model(copy).layers().items():
+    layers = dict(iterate_layers(copy))
+    for path, (_, rule) in graph.layers().items():
         if rule.reads is None:
             continue
+        layer = layers[path]
         name, axis = rule.reads
         channel_map = graph.axes[path][name][axis]
         if channel_map is not None:

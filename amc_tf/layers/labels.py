@@ -34,10 +34,11 @@ class LabelSets:
             if high in self._frozen and high != low:
                 self._frozen.setdefault(low, self._frozen.pop(high))
 
-    def freeze(self, labels: Labels, path: str, reason: str) -> None:
-        """Forbids to remove these channels; the first reason given is kept."""
+    def freeze(self, labels: Labels, path: str, reason: str, *, overrule: bool = False) -> None:
+        """Forbids to remove these channels; the first reason is kept unless a later one overrules it."""
         for root in set(self.roots(labels).tolist()):
-            self._frozen.setdefault(root, (path, reason))
+            if overrule or root not in self._frozen:
+                self._frozen[root] = (path, reason)
 
     def roots(self, labels: Labels) -> Labels:
         """Returns for each label the one that stands for its set, in the shape given."""

@@ -9,6 +9,7 @@ from amc_tf.layers.structural import (
     ActivationRule,
     ConcatenateRule,
     ElementwiseRule,
+    NestedInputRule,
     ReductionRule,
     RescalingRule,
     ReshapeRule,
@@ -32,7 +33,7 @@ _WEIGHTED: dict[str, LayerRule] = {
     "PReLU": PReLURule(),
 }
 _PER_CHANNEL = (
-    "ReLU LeakyReLU ELU ZeroPadding2D Cropping2D UpSampling2D MaxPooling2D AveragePooling2D "
+    "ReLU LeakyReLU ELU ThresholdedReLU ZeroPadding2D Cropping2D UpSampling2D MaxPooling2D AveragePooling2D "
     "GlobalAveragePooling2D GlobalMaxPooling2D"
 ).split()
 _IDENTITY = (
@@ -46,6 +47,7 @@ _LAYERS: dict[str, LayerRule] = {
     **dict.fromkeys(_ELEMENTWISE, ElementwiseRule()),
     "Activation": ActivationRule(),
     "Concatenate": ConcatenateRule(),
+    "InputLayer": NestedInputRule(),
     "Flatten": ReshapeRule(),
     "Reshape": ReshapeRule(),
     "Rescaling": RescalingRule(),
@@ -54,20 +56,27 @@ _LAYERS: dict[str, LayerRule] = {
     "Normalization": OpaqueRule("it holds a constant for each channel", keeps_channels=True),
     "Softmax": OpaqueRule("it normalises over the channels", keeps_channels=True),
 }
+# Keras 3 operations by their class, the operations in a tf_keras model by the TensorFlow function they call.
 _OPERATIONS: dict[str, LayerRule] = {
     **dict.fromkeys(
-        (*_ELEMENTWISE, "Divide", "TrueDivide", "truediv", "add", "subtract", "multiply", "divide"),
+        (
+            *_ELEMENTWISE,
+            *"Divide TrueDivide add subtract multiply divide truediv maximum minimum".split(),
+        ),
         ElementwiseRule(),
     ),
     **dict.fromkeys(
         (
-            "Relu Relu6 Sigmoid HardSigmoid Silu HardSwish HardSilu Gelu Tanh Elu LeakyRelu Clip Negative "
-            "relu relu6 sigmoid silu swish tanh elu"
+            "Relu Relu6 Sigmoid HardSigmoid Silu HardSwish HardSilu Gelu Tanh Elu LeakyRelu Selu Softplus "
+            "Clip Negative Square Absolute "
+            "relu relu6 sigmoid silu swish tanh elu gelu leaky_relu selu softplus "
+            "clip_by_value negative square abs identity"
         ).split(),
         LayerRule(),
     ),
-    **dict.fromkeys(("Mean", "Max", "Sum"), ReductionRule()),
+    **dict.fromkeys("Mean Max Sum reduce_mean reduce_max reduce_sum".split(), ReductionRule()),
     "Concatenate": ConcatenateRule(),
+    "concat": ConcatenateRule(),
 }
 
 
@@ -95,12 +104,15 @@ def _special_case(call: Call, kind: str) -> LayerRule | None:
     """Returns the opaque rule for an option that the rule of this kind does not cover, else None."""
     layer: Any = call.layer
     rank = len(call.input_shapes[0])
+    activation = getattr(layer, "activation", None)
+    if hasattr(activation, "weights") and type(activation).__name__ not in {"ReLU", "LeakyReLU", "ELU"}:
+        return OpaqueRule("its activation is a layer: put that layer behind it instead")
     if kind == "Conv2D" and layer.groups != 1:
         return GroupedConv2DRule()
     if kind == "BatchNormalization" and _axes(layer.axis, rank) != {rank}:
         return OpaqueRule("it normalises along an axis other than the last")
     if kind == "LayerNormalization" and rank not in _axes(layer.axis, rank):
-        return OpaqueRule("it normalises each channel by itself, with weights for each position", keeps_channels=True)
+        return OpaqueRule("it has weights for each position", keeps_channels=True)
     return None
 
 

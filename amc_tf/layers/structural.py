@@ -8,22 +8,35 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from amc_tf.layers.base import LayerRule, OpaqueRule, Wiring, freeze_softmax
+from amc_tf.layers.base import IdentityRule, LayerRule, OpaqueRule, Wiring, freeze_mixed
 from amc_tf.layers.labels import Labels, LabelSets
 from amc_tf.trace import Call, TensorRef
+
+
+class NestedInputRule(IdentityRule):
+    """The input layer of a nested model: it passes the channels on and states how many they are."""
+
+    def connect(self, call: Call, inputs: Sequence[Labels], labels: LabelSets) -> Wiring:
+        """Passes the channels on; those of every call of the nested model belong together."""
+        return Wiring([inputs[0]], {"shape": (*[None] * (len(call.input_shapes[0]) - 1), inputs[0])})
+
+    def slim_config(self, config: dict[str, Any], num_outputs: Sequence[int]) -> dict[str, Any]:
+        """Sets the last axis of the shape."""
+        key = "batch_shape" if "batch_shape" in config else "batch_input_shape"
+        return {**config, key: (*config[key][:-1], num_outputs[0])}
 
 
 class ActivationRule(LayerRule):
     """An activation as a layer of its own."""
 
     def connect(self, call: Call, inputs: Sequence[Labels], labels: LabelSets) -> Wiring:
-        """Passes the channels on; freezes them under a softmax."""
-        freeze_softmax(call, inputs[0], labels)
+        """Passes the channels on; freezes them under a softmax and its kin."""
+        freeze_mixed(call, inputs[0], labels)
         return Wiring([inputs[0]])
 
 
 class ElementwiseRule(LayerRule):
-    """Add, Subtract, Multiply, Average, Maximum and their like: equal channels of all inputs belong together."""
+    """Add, Multiply, Maximum and their like: equal channels of all inputs belong together."""
 
     def connect(self, call: Call, inputs: Sequence[Labels], labels: LabelSets) -> Wiring:
         """Ties the inputs channel by channel; an input with one channel serves all and stays."""
@@ -33,7 +46,7 @@ class ElementwiseRule(LayerRule):
         wide = [group for group in inputs if len(group) == num_channels]
         for group in inputs:
             if len(group) != num_channels:
-                labels.freeze(group, call.path, "it is one channel that serves all channels of another tensor")
+                labels.freeze(group, call.path, "it is one channel that serves all of another tensor")
         for group in wide[1:]:
             labels.tie(wide[0], group)
         return Wiring([wide[0]])
@@ -45,7 +58,7 @@ class ConcatenateRule(LayerRule):
     def connect(self, call: Call, inputs: Sequence[Labels], labels: LabelSets) -> Wiring:
         """Joins or ties the inputs."""
         rank = len(call.output_shapes[0])
-        if call.layer.axis in (-1, rank):
+        if _axis(call) in (-1, rank):
             return Wiring([np.concatenate(inputs)])
         for group in inputs[1:]:
             labels.tie(inputs[0], group)
@@ -56,7 +69,7 @@ class ReshapeRule(LayerRule):
     """Reshape and Flatten, where the channels stay on (or are repeated along) the last axis."""
 
     def connect(self, call: Call, inputs: Sequence[Labels], labels: LabelSets) -> Wiring:
-        """Follows every element; freezes the channels if the last axis does not hold them alike everywhere."""
+        """Follows every element; freezes the channels unless the last axis holds them alike everywhere."""
         shape, target = call.input_shapes[0], call.output_shapes[0]
         rows = np.broadcast_to(inputs[0], shape).reshape(-1, target[-1])
         if (rows != rows[0]).any():
@@ -84,7 +97,8 @@ class ReductionRule(LayerRule):
     def connect(self, call: Call, inputs: Sequence[Labels], labels: LabelSets) -> Wiring:
         """Passes the channels on, unless they are reduced."""
         rank = len(call.input_shapes[0]) + 1
-        axes = np.atleast_1d(call.layer.axis if call.layer.axis is not None else range(rank))
+        axis = _axis(call)
+        axes = np.atleast_1d(range(rank) if axis is None else axis)
         if rank - 1 in {axis % rank for axis in axes.tolist()}:
             return OpaqueRule("it reduces over the channels").connect(call, inputs, labels)
         return Wiring([inputs[0]])
@@ -99,6 +113,13 @@ class RescalingRule(LayerRule):
             rule = OpaqueRule("it holds a constant for each channel", keeps_channels=True)
             return rule.connect(call, inputs, labels)
         return Wiring([inputs[0]])
+
+
+def _axis(call: Call) -> Any:
+    """Returns the axis that a layer or operation works along, as it was given: number, numbers or None."""
+    if hasattr(call.layer, "axis"):
+        return call.layer.axis
+    return call.kwargs.get("axis", call.args[1] if len(call.args) > 1 else None)
 
 
 def _has_array_argument(call: Call) -> bool:

@@ -1,0 +1,101 @@
+import numpy as np
+import pytest
+
+from amc_tf.clone import clone_with, copy_weights, functional_of, is_tf_keras, iterate_layers
+from amc_tf.errors import ModelError
+from tests.harness import randomize
+from tests.networks import classifier
+
+IMAGES = np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype(np.float32)
+
+
+def nested(library):
+    block = library.Sequential(
+        [library.Input((8, 8, 8)), library.layers.Conv2D(6, 1, name="inner")], name="block"
+    )
+    return classifier(library, lambda hidden: block(hidden))
+
+
+def test_the_flavour_is_told_by_the_classes(library):
+    assert is_tf_keras(nested(library)) is (library.__name__ == "tf_keras")
+    assert is_tf_keras(library.layers.ReLU()) is (library.__name__ == "tf_keras")
+
+
+def test_layers_of_nested_models_are_listed_by_path(library):
+    weighted = [path for path, layer in iterate_layers(nested(library)) if layer.weights]
+    assert weighted == ["first", "block/inner", "classes"]
+
+
+def test_a_plain_layer_has_no_functional_graph(library):
+    assert functional_of(library.layers.Dense(3)) is None
+    assert functional_of(library.Sequential()) is None
+
+
+def test_a_clone_has_the_same_structure_new_weights_and_the_edits(library):
+    model = randomize(nested(library))
+
+    def edit(path, config):
+        return {**config, "filters": 5} if path == "block/inner" else config
+
+    clone = clone_with(model, edit)
+
+    assert type(clone) is type(model)
+    assert clone.get_layer("block").get_layer("inner").filters == 5
+    assert model.get_layer("block").get_layer("inner").filters == 6
+    assert clone.get_layer("classes").kernel.shape == (5, 4)
+    assert [layer.name for layer in clone.layers] == [layer.name for layer in model.layers]
+
+
+def test_copied_weights_give_the_same_outputs(library):
+    model = randomize(nested(library))
+    clone = clone_with(model, lambda _, config: config)
+    copy_weights(model, clone)
+    np.testing.assert_array_equal(clone(IMAGES), model(IMAGES))
+
+
+def test_copying_the_weights_of_an_adapted_normalization_takes_effect(library):
+    normalization = library.layers.Normalization()
+    normalization.adapt(np.random.default_rng(0).normal(5.0, 3.0, (8, 8, 8, 3)))
+    images = library.Input((8, 8, 3))
+    model = library.Model(images, library.layers.Dense(2)(normalization(images)))
+    clone = clone_with(model, lambda _, config: config)
+    copy_weights(model, clone)
+    np.testing.assert_allclose(clone(IMAGES), model(IMAGES), rtol=1e-6)
+
+
+def test_a_compiled_and_trained_model_is_cloned_without_its_optimizer(library):
+    model = nested(library)
+    model.compile("adam", "mse")
+    model.fit(IMAGES, np.zeros((2, 4)), verbose=0)
+    clone = clone_with(model, lambda _, config: config)
+    assert getattr(clone, "optimizer", None) is None
+    assert model.optimizer is not None
+
+
+def test_a_layer_without_get_config_is_named_as_the_cause(library):
+    class Unclonable(library.layers.Layer):
+        def get_config(self):
+            raise NotImplementedError("Unclonable has no get_config")
+
+        def call(self, inputs):
+            return 2.0 * inputs
+
+    model = classifier(library, Unclonable())
+    with pytest.raises(ModelError, match="cannot be rebuilt .*Unclonable.*layers without get_config"):
+        clone_with(model, lambda _, config: config)
+
+
+def test_custom_layers_are_copied_without_being_registered(library):
+    class Scale(library.layers.Layer):
+        def __init__(self, factor=2.0, **kwargs):
+            super().__init__(**kwargs)
+            self.factor = factor
+
+        def get_config(self):
+            return {**super().get_config(), "factor": self.factor}
+
+        def call(self, inputs):
+            return self.factor * inputs
+
+    clone = clone_with(classifier(library, Scale(3.0, name="scale")), lambda _, config: config)
+    assert clone.get_layer("scale").factor == 3.0
