@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from amc_tf.cost import Cost
-from amc_tf.errors import BudgetError
+from amc_tf.errors import BudgetError, SettingsError
 from amc_tf.graph import ChannelGraph
 from amc_tf.plan import allowed_widths
 
@@ -184,6 +184,11 @@ class WidthBounds:
     width rises, and the smallest network is checked at construction, so a step always has a width to take
     and the finished network is never over the limit.
 
+    Beyond the paper there is a bound from below as well: the smallest allowed width with which the network,
+    all later groups untouched, still uses `min_use` of the limit. A network well inside its budget is seldom
+    the best one, and with it random actions explore how to spend the budget instead of how little to spend.
+    Where the two bounds meet, the limit wins.
+
     A latency limit is held on predicted latency: the measured one decides afterwards whether a network
     counts. The prediction is fitted anew between episodes; should it come to call even the smallest network
     too slow, the bounds give the smallest widths.
@@ -200,6 +205,7 @@ class WidthBounds:
         *,
         round_to: int = 8,
         min_keep_ratio: float = 0.2,
+        min_use: float = 0.97,
         predictor: Predictor | None = None,
     ) -> None:
         """Checks that the budget can be met.
@@ -209,11 +215,15 @@ class WidthBounds:
             limit: what it may cost.
             round_to: widths are multiples of this (or untouched).
             min_keep_ratio: smallest part of the channels that stays in each group.
+            min_use: part of the limit that a network should use, in [0, 1]; 0 leaves Algorithm 1 alone.
             predictor: predicts latency; needed for a latency limit only.
 
         Raises:
             BudgetError: if even the smallest network is over the limit; the message names the smallest value.
+            SettingsError: if an argument is outside its range.
         """
+        if not 0.0 <= min_use <= 1.0:
+            raise SettingsError(f"min_use is {min_use}; give a part of the limit from 0 to 1.")
         if limit.kind == "latency" and predictor is None:
             raise BudgetError(f"The budget {limit.budget} needs a latency predictor to bound the widths.")
         self.limit = limit
@@ -223,6 +233,7 @@ class WidthBounds:
         )
         self._graph = graph
         self._predictor = predictor
+        self._least = 0.0 if math.isinf(limit.limit) else min_use * limit.limit
         smallest = self.cost(self.minimum)
         if smallest > limit.limit:
             raise BudgetError(
@@ -264,19 +275,32 @@ class WidthBounds:
         position = bisect_right(widths, False, key=lambda width: not self.fits((*chosen, width, *rest)))
         return widths[max(position - 1, 0)]
 
+    def smallest(self, chosen: Sequence[int]) -> int:
+        """Returns the smallest width of the next group with which the network can still use `min_use`.
+
+        Args:
+            chosen: widths of the groups before it.
+        """
+        widths, rest = self.allowed[len(chosen)], self.full[len(chosen) + 1 :]
+        position = bisect_left(
+            widths, True, key=lambda width: self.cost((*chosen, width, *rest)) >= self._least
+        )
+        return widths[min(position, len(widths) - 1)]
+
     def nearest(self, index: int, keep_ratio: float) -> int:
         """Returns the allowed width of a group that is nearest to a keep ratio, the smaller of two equals."""
         wanted = keep_ratio * self.full[index]
         return min(self.allowed[index], key=lambda width: (abs(width - wanted), width))
 
     def bound(self, chosen: Sequence[int], keep_ratio: float) -> int:
-        """Returns the width that the next group gets when a keep ratio is asked for: nearest, then bounded.
+        """Returns the width that the next group gets when a keep ratio is asked for: nearest, within bounds.
 
         Args:
             chosen: widths of the groups before it.
             keep_ratio: the part of its channels that should stay, in [0, 1].
         """
-        return min(self.nearest(len(chosen), keep_ratio), self.largest(chosen))
+        wanted = max(self.nearest(len(chosen), keep_ratio), self.smallest(chosen))
+        return min(wanted, self.largest(chosen))
 
     def bound_all(self, keep_ratios: Sequence[float]) -> tuple[int, ...]:
         """Returns the widths of a whole network when a keep ratio is asked for in each group, in order."""

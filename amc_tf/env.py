@@ -56,9 +56,10 @@ class PruningEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
     After the last step features 1-7 are 0: there is no group left to decide.
 
     Action: float32 [1] in [0, 1], the part of the group's channels to keep. The paper's action is the part
-    removed. The action executed is the allowed width nearest to it, at most the largest with which the
-    network can still end within the budget (`amc_tf.budget.WidthBounds`, Algorithm 1); its keep ratio is in
-    the info, and it is this one that an agent should learn from.
+    removed. The action executed is the allowed width nearest to it, moved inside the bounds of the step: the
+    network must be able to end within the budget (Algorithm 1) and to use most of it
+    (`amc_tf.budget.WidthBounds`). Its keep ratio is in the info, and it is this one that an agent should
+    learn from.
 
     Reward: 0 before the last step; at the last step the score's reward of the finished network.
 

@@ -40,7 +40,7 @@ class AgentSettings:
     replay_size: int = 2000  # paper, section 4
     discount: float = 1.0  # paper, section 3.2: one reward per episode, not to be preferred early
     noise_start: float = 0.5  # paper, section 4: sigma
-    noise_decay: float = 0.95  # authors' code, delta_decay; the paper only says "exponentially"
+    noise_decay: float = 0.985  # paper: "exponentially"; to 1/100 in 300 episodes. Authors' code: 0.95 of 800
     baseline_decay: float = 0.95  # ours: the paper names the moving average, not its rate
     updates_per_transition: int = 1  # authors' code: one update per step, at the end of the episode
 
@@ -86,6 +86,7 @@ class SearchSettings:
         seed: Seed of every random draw of the search.
         round_to: Widths are multiples of this number (or the untouched width).
         min_keep_ratio: Smallest part of a group's channels that is kept, in (0, 1].
+        min_budget_use: Part of the budget that every network of the search should use, in [0, 1].
         importance: Name of the channel importance (see `amc_tf/importance.py`).
         reward: Name of the reward (see `amc_tf/reward.py`).
         reconstruct: Whether the kept weights are re-fitted by least squares.
@@ -102,6 +103,7 @@ class SearchSettings:
     seed: int = 0
     round_to: int = 8  # authors' code, channel_round
     min_keep_ratio: float = 0.2  # authors' code, lbound
+    min_budget_use: float = 0.97  # ours; 0 is the paper's Algorithm 1, which bounds from one side
     importance: str = "l2_consumer_activation"  # ours, measured best; the paper takes the maximum response
     reward: str = "error"  # paper, section 3.3: R_err for a resource-constrained search
     reconstruct: bool = True  # paper, section 3.3: least squares on the feature maps
@@ -124,6 +126,7 @@ class SearchSettings:
         for name in ("warmup_episodes", "seed"):
             _check_int(self, name, at_least=0)
         _check_number(self, "min_keep_ratio", above=0.0, at_most=1.0)
+        _check_number(self, "min_budget_use", at_least=0.0, at_most=1.0)
         _check_number(self, "latency_exponent", at_most=0.0)
         for name in ("importance", "reward"):
             _check_name(self, name)
@@ -207,6 +210,14 @@ class FinetuneSettings:
             SettingsError: If a key is unknown or a value is outside its range.
         """
         return cls(**_known_values(cls, data))
+
+
+def noise_decay_for(num_episodes: int) -> float:
+    """Returns the noise decay that brings the noise to a hundredth in so many episodes after the warm-up.
+
+    Use it for a search that is much shorter or longer than the default, whose decay is made for 300.
+    """
+    return 0.01 ** (1.0 / max(num_episodes, 1))
 
 
 def _to_json(settings: Any) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from amc_tf.budget import Budget, Limit, WidthBounds
 from amc_tf.cost import Cost
-from amc_tf.errors import BudgetError
+from amc_tf.errors import BudgetError, SettingsError
 from amc_tf.graph import ChannelGraph
 
 COST = Cost(macs=1000, params=200)
@@ -35,9 +35,9 @@ def graph():
     return ChannelGraph.from_model(small_mobilenet())
 
 
-def bounds_for(graph, kind, ratio, round_to):
+def bounds_for(graph, kind, ratio, round_to, **settings):
     limit = Budget(**{kind: ratio}).resolve(graph.count())
-    return WidthBounds(graph, limit, round_to=round_to)
+    return WidthBounds(graph, limit, round_to=round_to, **settings)
 
 
 @pytest.mark.parametrize(
@@ -176,6 +176,30 @@ def test_keeping_all_that_is_allowed_leaves_no_room_for_one_more_step_anywhere(g
         wider = [width for width in allowed if width > widths[index]]
         if wider:
             assert not bounds.fits((*widths[:index], wider[0], *widths[index + 1 :]))
+
+
+@settings(max_examples=40, deadline=None)
+@given(ratio=st.floats(0.3, 0.95), use=st.floats(0.0, 1.0), seed=st.integers(0, 10**6))
+def test_random_plans_use_the_wanted_part_of_the_budget_up_to_one_step(graph, ratio, use, seed):
+    bounds = bounds_for(graph, "macs", ratio, 1, min_use=use)
+    widths = bounds.bound_all(np.random.default_rng(seed).random(len(bounds.full)).tolist())
+    steps = [
+        graph.count().macs - graph.count([*bounds.full[:i], w - 1, *bounds.full[i + 1 :]]).macs
+        for i, w in enumerate(bounds.full)
+    ]
+    assert bounds.limit.allows(graph.count(widths))
+    assert bounds.cost(widths) >= use * bounds.limit.limit - max(steps)
+
+
+def test_with_no_use_demanded_the_smallest_network_may_be_chosen(graph):
+    bounds = bounds_for(graph, "macs", 0.5, 8, min_use=0.0)
+    assert bounds.bound_all([0.0] * 4) == bounds.minimum
+    assert bounds_for(graph, "macs", 0.5, 8, min_use=0.9).bound_all([0.0] * 4) != bounds.minimum
+
+
+def test_a_use_above_the_whole_budget_is_refused(graph):
+    with pytest.raises(SettingsError, match="min_use is 1.5; give a part of the limit from 0 to 1"):
+        bounds_for(graph, "macs", 0.5, 8, min_use=1.5)
 
 
 def test_the_duty_of_a_step_is_the_largest_width_with_the_rest_at_its_smallest(graph):

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from amc_tf.errors import SettingsError
-from amc_tf.settings import AgentSettings, FinetuneSettings, SearchSettings
+from amc_tf.settings import AgentSettings, FinetuneSettings, SearchSettings, noise_decay_for
 
 
 def test_defaults_are_the_numbers_of_the_paper():
@@ -65,3 +65,8 @@ def test_an_unknown_key_of_the_agent_inside_a_search_is_named():
 def test_a_value_out_of_range_is_explained(cls, values, message):
     with pytest.raises(SettingsError, match=message):
         cls(**values)
+
+
+def test_the_noise_decay_is_made_for_the_length_of_the_search():
+    assert noise_decay_for(300) == pytest.approx(AgentSettings().noise_decay, abs=1e-3)
+    assert noise_decay_for(40) ** 40 == pytest.approx(0.01)

@@ -10,7 +10,7 @@ from amc_tf.errors import SettingsError
 from amc_tf.settings import AgentSettings
 
 NUM_STEPS = 5
-SMALL = AgentSettings(hidden_units=(16, 8), batch_size=8, replay_size=40)
+SMALL = AgentSettings(hidden_units=(16, 8), batch_size=8, replay_size=40, noise_decay=0.95)
 
 
 def toy_target(step, context):
@@ -53,7 +53,11 @@ def assert_same_state(first, second):
 
 def test_the_agent_finds_the_best_policy_of_a_toy_environment():
     settings = AgentSettings(
-        hidden_units=(64, 64), actor_learning_rate=3e-4, critic_learning_rate=3e-3, updates_per_transition=2
+        hidden_units=(64, 64),
+        actor_learning_rate=3e-4,
+        critic_learning_rate=3e-3,
+        updates_per_transition=2,
+        noise_decay=0.95,
     )
     agent = DDPGAgent(4, settings, seed=0, warmup_episodes=40)
     untrained = mean_toy_reward(agent.act)
