@@ -31,7 +31,7 @@ class Reconstructor:
         SettingsError: if the ridge is not above 0.
     """
 
-    def __init__(self, network: NetworkFunction, calibration: Calibration, *, ridge: float = 1e-4) -> None:
+    def __init__(self, network: NetworkFunction, calibration: Calibration, *, ridge: float = 1e-2) -> None:
         if ridge <= 0:
             raise SettingsError(f"ridge={ridge} was given: it must be above 0.")
         self._network = network

@@ -75,7 +75,11 @@ class Search:
         self._predictor = predictor
         self._identity = json.dumps(identity or {}, sort_keys=True)
         self._agent = DDPGAgent(
-            STATE_SIZE, settings.agent, seed=settings.seed, warmup_episodes=settings.warmup_episodes
+            STATE_SIZE,
+            settings.agent,
+            seed=settings.seed,
+            warmup_episodes=settings.warmup_episodes,
+            num_episodes=settings.episodes,
         )
         self._records: list[Mapping[str, Any]] = []
         self._best: Score | None = None

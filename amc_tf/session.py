@@ -22,9 +22,8 @@ from amc_tf.env import PruningEnv
 from amc_tf.errors import ModelError
 from amc_tf.evaluate import accuracy, check_not_chance
 from amc_tf.graph import ChannelGraph
-from amc_tf.latency_model import LatencyPredictor
+from amc_tf.latency_model import LatencyPredictor, probe_widths
 from amc_tf.network import NetworkFunction
-from amc_tf.plan import uniform_plan
 from amc_tf.run_folder import RunFolder
 from amc_tf.score import Objective, Score, Scorer, Timing
 from amc_tf.search import EpisodeCallback, Search, SearchResult
@@ -32,7 +31,6 @@ from amc_tf.settings import SearchSettings
 
 # Bounds hold a prediction; aiming this much lower leaves most networks within the limit when timed.
 LATENCY_MARGIN = 0.03
-PROBE_RATIOS = (0.75, 0.5, 0.35)
 _MAX_UNIFORM_ATTEMPTS = 8
 
 
@@ -135,7 +133,9 @@ class PruningSession:
     def _make_builder(self, input_range: str) -> CandidateBuilder:
         settings = self.settings
         images = to_input_range(self.split.calibration.images, input_range)
-        batch_norm = BatchNormEstimator(self.network, images) if settings.reestimate_batch_norm else None
+        batch_norm = None
+        if settings.reestimate_batch_norm:
+            batch_norm = BatchNormEstimator(self.network, images[: settings.num_batch_norm_images])
         return CandidateBuilder(
             self.network,
             calibrate(self.network, images, seed=settings.seed),
@@ -165,9 +165,11 @@ class PruningSession:
         """Times uniform networks, so that the first bounds rest on more than the original."""
         if self._timing is None or self.limit.kind != "latency":
             return
-        for ratio in (*PROBE_RATIOS, self.settings.min_keep_ratio):
-            plan = uniform_plan(self.graph, ratio, round_to=self.settings.round_to)
-            self.scorer(plan.widths(self.graph))
+        settings = self.settings
+        for widths in probe_widths(
+            self.graph, round_to=settings.round_to, min_keep_ratio=settings.min_keep_ratio
+        ):
+            self.scorer(widths)
 
     def _make_bounds(self, shrink: float = 1.0) -> WidthBounds:
         """Makes the bounds; a latency limit is lowered by the margin and divided by `shrink`."""
@@ -179,6 +181,7 @@ class PruningSession:
             limit,
             round_to=self.settings.round_to,
             min_keep_ratio=self.settings.min_keep_ratio,
+            min_use=self.settings.min_budget_use,
             predictor=self._timing.predictor if self._timing else None,
         )
 

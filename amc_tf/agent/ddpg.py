@@ -9,7 +9,7 @@ from amc_tf.agent.networks import ActorCritic
 from amc_tf.agent.noise import NoiseSchedule, truncated_normal
 from amc_tf.agent.replay import ReplayMemory
 from amc_tf.errors import SettingsError
-from amc_tf.settings import AgentSettings
+from amc_tf.settings import AgentSettings, noise_decay_for
 
 _FINAL_LAYER_RANGE = (
     3e-3  # Lillicrap et al., section 7: the first actions are then near 0.5, the first Q near 0
@@ -68,7 +68,13 @@ class DDPGAgent:
     """
 
     def __init__(
-        self, state_size: int, settings: AgentSettings, *, seed: int = 0, warmup_episodes: int = 0
+        self,
+        state_size: int,
+        settings: AgentSettings,
+        *,
+        seed: int = 0,
+        warmup_episodes: int = 0,
+        num_episodes: int = 400,
     ) -> None:
         """Builds the networks.
 
@@ -77,13 +83,15 @@ class DDPGAgent:
             settings: The agent's settings.
             seed: Seed of the initial weights, the exploration and the sampling.
             warmup_episodes: Episodes of uniform actions that come first; the actor learns after them.
+            num_episodes: Episodes in total, for the decay of the noise where the settings leave it open.
         """
         self.episode = 0
         self.baseline: float | None = None
         self._settings = settings
         self._state_size = state_size
         self._generator = np.random.default_rng(seed)
-        self._noise = NoiseSchedule(settings.noise_start, settings.noise_decay, warmup_episodes)
+        decay = settings.noise_decay or noise_decay_for(num_episodes - warmup_episodes)
+        self._noise = NoiseSchedule(settings.noise_start, decay, warmup_episodes)
         self._memory = ReplayMemory(settings.replay_size, state_size)
         self._num_updates_due = 0
         self._networks = ActorCritic(state_size, settings, self._generator)

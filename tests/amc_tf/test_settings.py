@@ -68,5 +68,5 @@ def test_a_value_out_of_range_is_explained(cls, values, message):
 
 
 def test_the_noise_decay_is_made_for_the_length_of_the_search():
-    assert noise_decay_for(300) == pytest.approx(AgentSettings().noise_decay, abs=1e-3)
+    assert noise_decay_for(300) ** 300 == pytest.approx(0.01)
     assert noise_decay_for(40) ** 40 == pytest.approx(0.01)
