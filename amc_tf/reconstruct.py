@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import scipy.linalg
+import threadpoolctl
 from numpy.typing import NDArray
 
 from amc_tf.calibration import Calibration, InputStatistics
@@ -101,6 +102,8 @@ def _fit(
     diagonal = np.diag_indices_from(among_kept)
     among_kept[diagonal] += ridge * among_kept[diagonal].mean() + np.finfo(np.float32).tiny
     wanted = moments[np.ix_(kept, ~kept)] @ target[~kept]
-    change = scipy.linalg.solve(among_kept, wanted, assume_a="pos", overwrite_a=True, overwrite_b=True)
+    # One thread: TensorFlow's threads are awake, and two pools on the same cores wait for each other.
+    with threadpoolctl.threadpool_limits(1, user_api="blas"):
+        change = scipy.linalg.cho_solve(scipy.linalg.cho_factor(among_kept, overwrite_a=True), wanted)
     offset = statistics.mean[~kept] @ target[~kept] - statistics.mean[kept] @ change
     return target[kept] + change, offset if intercept else np.zeros_like(offset)
