@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -55,6 +56,23 @@ def deep(bounds: WidthBounds) -> tuple[int, ...]:
         The width of each group.
     """
     return _ramp(bounds, np.linspace(1.0, 0.0, len(bounds.full)))
+
+
+def scaled(bounds: WidthBounds, keep_ratios: Sequence[float]) -> tuple[int, ...]:
+    """Multiplies all keep ratios by one factor, the largest (up to 4) whose aligned network fits the limit.
+
+    Without a limit the ratios are taken as they are.
+
+    Args:
+        bounds: the widths that each group may be given, and the limit.
+        keep_ratios: one for each group, in [0, 1].
+
+    Returns:
+        The width of each group.
+    """
+    if math.isinf(bounds.limit.limit):
+        return tuple(bounds.nearest(index, ratio) for index, ratio in enumerate(keep_ratios))
+    return _largest_fitting(bounds, lambda size: [min(1.0, 4.0 * size * ratio) for ratio in keep_ratios])
 
 
 def random_search(

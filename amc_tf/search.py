@@ -13,6 +13,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from amc_tf.agent.ddpg import DDPGAgent, TrainingRecord
+from amc_tf.elite import EliteExplorer
 from amc_tf.env import STATE_SIZE, PruningEnv
 from amc_tf.errors import RunFolderError
 from amc_tf.latency_model import LatencyPredictor
@@ -55,6 +56,7 @@ class Search:
     Args:
         env: the environment.
         settings: of search and agent.
+        explorer: plays a share of the episodes in the actor's place.
         scorer: is told the scores of the episodes that a resumed search has behind it.
         predictor: of latency, saved and restored with the search.
         identity: JSON values that tell one search from another; a checkpoint is only resumed by the same.
@@ -66,12 +68,14 @@ class Search:
         settings: SearchSettings,
         *,
         scorer: RemembersScores,
+        explorer: EliteExplorer,
         predictor: LatencyPredictor | None = None,
         identity: Mapping[str, Any] | None = None,
     ) -> None:
         self._env = env
         self._settings = settings
         self._scorer = scorer
+        self._explorer = explorer
         self._predictor = predictor
         self._identity = json.dumps(identity or {}, sort_keys=True)
         self._agent = DDPGAgent(
@@ -114,8 +118,10 @@ class Search:
 
     def _run_episode(self) -> dict[str, Any]:
         agent, started = self._agent, time.perf_counter()
-        number, noise, kind = agent.episode, agent.noise_sigma, "warmup" if agent.is_warmup else "search"
-        states, actions, score = self._play()
+        number, noise = agent.episode, agent.noise_sigma
+        proposal = self._explorer.propose(number, self._best.widths if self._best else None)
+        kind = "elite" if proposal is not None else "warmup" if agent.is_warmup else "search"
+        states, actions, score = self._play(proposal)
         agent.observe_episode(states, actions, score.reward)
         training = agent.train()
         agent.end_episode()
@@ -123,12 +129,15 @@ class Search:
             self._best = score
         return self._record(number, kind, noise, score, training, time.perf_counter() - started)
 
-    def _play(self) -> tuple[NDArray[np.float32], NDArray[np.float32], Score]:
-        """Plays one episode; returns states [T, S], executed actions [T], and the score."""
+    def _play(
+        self, proposal: NDArray[np.float32] | None
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], Score]:
+        """Plays one episode, the proposal or else the actor; returns states [T, S], actions [T], the score."""
         state, _ = self._env.reset()
-        states, actions = [], []
+        states: list[NDArray[np.float32]] = []
+        actions: list[float] = []
         while True:
-            action = self._agent.explore(state)
+            action = self._agent.explore(state) if proposal is None else proposal[len(actions)]
             states.append(state)
             state, _, terminated, _, info = self._env.step(np.array([action], np.float32))
             actions.append(info["keep_ratio"])

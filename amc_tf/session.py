@@ -18,6 +18,7 @@ from amc_tf.candidate import CandidateBuilder
 from amc_tf.data import DataSplit, check_data_fits, to_input_range
 from amc_tf.device.convert import to_tflite
 from amc_tf.device.latency import LatencyMeter
+from amc_tf.elite import EliteExplorer
 from amc_tf.env import PruningEnv
 from amc_tf.errors import ModelError
 from amc_tf.evaluate import accuracy, check_not_chance
@@ -118,7 +119,12 @@ class PruningSession:
         env = PruningEnv(self.graph, self.scorer, self.bounds)
         predictor = self._timing.predictor if self._timing else None
         search = Search(
-            env, self.settings, scorer=self.scorer, predictor=predictor, identity=self._identity()
+            env,
+            self.settings,
+            scorer=self.scorer,
+            explorer=EliteExplorer(self.bounds, self.settings.elite_share, seed=self.settings.seed),
+            predictor=predictor,
+            identity=self._identity(),
         )
         return search.run(folder, on_episode)
 

@@ -90,6 +90,8 @@ class SearchSettings:
         min_keep_ratio: Smallest part of a group's channels that is kept, in (0, 1].
         min_budget_use: Part of the budget that every network of the search should use, in [0, 1].
         importance: Name of the channel importance (see `amc_tf/importance.py`).
+        elite_share: Part of the episodes that vary the best plan so far instead of following the actor, in
+            [0, 1]; 0 is the paper's search (see `amc_tf/elite.py`).
         reward: Name of the reward (see `amc_tf/reward.py`).
         reconstruct: Whether the kept weights are re-fitted by least squares.
         reestimate_batch_norm: Whether batch-norm statistics are measured again after pruning.
@@ -108,6 +110,7 @@ class SearchSettings:
     min_keep_ratio: float = 0.2  # authors' code, lbound
     min_budget_use: float = 0.97  # ours; 0 is the paper's Algorithm 1, which bounds from one side
     importance: str = "l2_consumer"  # ours, measured best; the paper takes the maximum response
+    elite_share: float = 0.5  # ours
     reward: str = "error"  # paper, section 3.3: R_err for a resource-constrained search
     reconstruct: bool = True  # paper, section 3.3: least squares on the feature maps
     reestimate_batch_norm: bool = True  # ours
@@ -132,6 +135,7 @@ class SearchSettings:
             _check_int(self, name, at_least=0)
         _check_number(self, "min_keep_ratio", above=0.0, at_most=1.0)
         _check_number(self, "min_budget_use", at_least=0.0, at_most=1.0)
+        _check_number(self, "elite_share", at_least=0.0, at_most=1.0)
         _check_number(self, "latency_exponent", at_most=0.0)
         for name in ("importance", "reward"):
             _check_name(self, name)

@@ -52,6 +52,7 @@ LAYERS = (
     "amc_tf.env",
     "amc_tf.agent.*",
     "amc_tf.controls",
+    "amc_tf.elite",
     "amc_tf.search",
     "amc_tf.augment",
     "amc_tf.distillation",
