@@ -20,6 +20,8 @@ from amc_tf.network import NetworkFunction
 from amc_tf.trace import Call
 
 MAX_FEATURES = 8192
+# What float32 leaves of the moments of inputs that never change, as a part of their mean square.
+ROUNDING = 1e-9
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,25 +90,41 @@ def calibrate(
         for path, size in sizes.items()
         if size > MAX_FEATURES
     }
-    grams = {
-        path: tf.Variable(tf.zeros((size + 1, size + 1)), trainable=False)
-        for path, size in sizes.items()
-        if path not in skipped
-    }
-    step, counts = _make_step(network, grams, points_per_image, seed)
+    sums = {path: _Sums(size) for path, size in sizes.items() if path not in skipped}
+    step = _make_step(network, sums, points_per_image, seed)
     for number, start in enumerate(range(0, len(images), batch_size)):
         step(tf.convert_to_tensor(images[start : start + batch_size]), tf.constant(number))
-    statistics = {}
-    for path, gram in grams.items():
-        statistics[path] = _summarise(gram.numpy(), counts[path] * len(images))
-    return Calibration(statistics, skipped)
+    return Calibration({path: item.summarise(len(images)) for path, item in sums.items()}, skipped)
 
 
-def _summarise(gram: NDArray[np.float32], num_samples: int) -> InputStatistics:
-    """Turns the sum of x xᵀ, with a constant 1 as the last feature, into mean and covariance."""
-    mean = gram[-1, :-1].astype(np.float64) / num_samples
-    covariance = gram[:-1, :-1] / np.float64(num_samples) - np.outer(mean, mean)
-    return InputStatistics(mean.astype(np.float32), covariance.astype(np.float32), num_samples)
+class _Sums:
+    """Sums over the sampled inputs x of one layer: of d dᵀ, where d is x less the first batch's mean, then 1.
+
+    Taking off a value near the mean keeps the digits that float32 would lose in the mean square.
+    """
+
+    def __init__(self, num_features: int) -> None:
+        self._gram = tf.Variable(tf.zeros((num_features + 1, num_features + 1)), trainable=False)
+        self._pivot = tf.Variable(tf.zeros(num_features), trainable=False)
+        self._positions = 0  # per image, over all calls of the layer
+
+    def add(self, rows: Any, positions: int, batch: Any) -> None:
+        """Adds rows, float32 [images * positions, features]; traced once for each call of the layer."""
+        if self._positions == 0:
+            mean = tf.cond(batch == 0, lambda: tf.reduce_mean(rows, axis=0), self._pivot.read_value)
+            self._pivot.assign(mean)
+        self._positions += positions
+        rows = tf.concat([rows - self._pivot, tf.ones_like(rows[:, :1])], axis=1)
+        self._gram.assign_add(tf.matmul(rows, rows, transpose_a=True))
+
+    def summarise(self, num_images: int) -> InputStatistics:
+        """Turns the sums into mean and covariance."""
+        num_samples = num_images * self._positions
+        gram = self._gram.numpy().astype(np.float64) / num_samples
+        shift = gram[-1, :-1]
+        covariance = gram[:-1, :-1] - np.outer(shift, shift)
+        mean = self._pivot.numpy() + shift
+        return InputStatistics(mean.astype(np.float32), covariance.astype(np.float32), num_samples)
 
 
 def _feature_counts(graph: ChannelGraph) -> dict[str, int]:
@@ -117,35 +135,28 @@ def _feature_counts(graph: ChannelGraph) -> dict[str, int]:
             name, axis = rule.reads
             channel_map = graph.axes[path][name][axis]
             if channel_map is not None:
-                window = 1 if name == "pointwise_kernel" else int(np.prod(getattr(layer, "kernel_size", (1,))))
-                found[path] = window * len(channel_map.group)
+                kernel_size = (1,) if name == "pointwise_kernel" else getattr(layer, "kernel_size", (1,))
+                found[path] = math.prod(kernel_size) * len(channel_map.group)
     return found
 
 
-def _make_step(
-    network: NetworkFunction, grams: dict[str, Any], points_per_image: int, seed: int
-) -> tuple[Any, dict[str, int]]:
-    """Makes the compiled function that adds one batch, and the positions per image of each layer."""
-    counts: dict[str, int] = dict.fromkeys(grams, 0)
+def _make_step(network: NetworkFunction, sums: dict[str, _Sums], points_per_image: int, seed: int) -> Any:
+    """Makes the compiled function that adds one batch."""
     rules = {path: rule for path, (_, rule) in network.graph.layers().items()}
-    numbers = {path: number for number, path in enumerate(grams)}
+    numbers = {path: number for number, path in enumerate(sums)}
 
     def step(images: Any, batch: Any) -> None:
         def observe(call: Call, inputs: list[Any]) -> None:
-            if call.path in grams:
+            if call.path in sums:
                 reading = rules[call.path].reading(call, inputs, network.weights[call.path])
                 key = tf.stack([batch, seed + 7919 * numbers[call.path]])
                 rows, positions = _sample_rows(reading, points_per_image, key)
-                counts[call.path] += positions
-                rows = tf.concat([rows, tf.ones_like(rows[:, :1])], axis=1)
-                grams[call.path].assign_add(tf.matmul(rows, rows, transpose_a=True))
+                sums[call.path].add(rows, positions, batch)
 
         network.run(images, network.weights, observer=observe)
 
     signature = [tf.TensorSpec((None, *network.input_shape)), tf.TensorSpec((), tf.int32)]
-    compiled = tf.function(step, input_signature=signature)
-    compiled.get_concrete_function()
-    return compiled, counts
+    return tf.function(step, input_signature=signature)
 
 
 def _sample_rows(reading: Reading, num_points: int, key: Any) -> tuple[Any, int]:

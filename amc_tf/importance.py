@@ -8,7 +8,7 @@ import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
 
-from amc_tf.calibration import Calibration
+from amc_tf.calibration import ROUNDING, Calibration
 from amc_tf.errors import SettingsError
 from amc_tf.graph import ChannelGraph
 from amc_tf.weights import Weights
@@ -18,7 +18,7 @@ Importance = Callable[[ChannelGraph, Weights, Calibration], Scores]
 
 
 def l1_consumer(graph: ChannelGraph, weights: Weights, calibration: Calibration) -> Scores:
-    """Sum of the magnitudes with which the reading kernels weigh a channel (the choice of the authors' code)."""
+    """Sum of the magnitudes with which the reading kernels weigh a channel (authors' code)."""
     return _sum_readers(graph, lambda path: _input_rows(graph, weights, path, np.abs))
 
 
@@ -43,7 +43,7 @@ def activation(graph: ChannelGraph, weights: Weights, calibration: Calibration) 
 
 
 def l2_consumer_activation(graph: ChannelGraph, weights: Weights, calibration: Calibration) -> Scores:
-    """Energy that a channel brings to the outputs of its readers: L2 of the kernel times RMS of the channel."""
+    """Energy that a channel brings to what reads it: L2 of the kernel times RMS of the channel."""
 
     def contribution(path: str) -> NDArray[np.float64]:
         return _input_rows(graph, weights, path, np.square) * _energy(graph, calibration, path)
@@ -63,9 +63,10 @@ def reconstruction_error(graph: ChannelGraph, weights: Weights, calibration: Cal
         statistics = calibration.inputs.get(path)
         rows = _input_rows(graph, weights, path, np.square)
         if statistics is None:
-            return rows / rows.sum()
+            return rows / max(float(rows.sum()), 1e-12)
         moments = statistics.covariance.astype(np.float64)
-        moments[np.diag_indices_from(moments)] += 1e-4 * moments.trace() / len(moments) + 1e-12
+        ridge = max(1e-4 * moments.trace() / len(moments), ROUNDING * float(statistics.mean_square.mean()))
+        moments[np.diag_indices_from(moments)] += ridge + 1e-12
         inverse = scipy.linalg.cho_solve(scipy.linalg.cho_factor(moments), np.eye(len(moments)))
         per_input = 1.0 / np.diag(inverse)
         kernel = _kernel_by_input(graph, weights, path)

@@ -7,7 +7,7 @@ import scipy.linalg
 import threadpoolctl
 from numpy.typing import NDArray
 
-from amc_tf.calibration import Calibration, InputStatistics
+from amc_tf.calibration import ROUNDING, Calibration, InputStatistics
 from amc_tf.errors import SettingsError
 from amc_tf.network import NetworkFunction
 from amc_tf.plan import PruningPlan
@@ -100,7 +100,8 @@ def _fit(
     moments = statistics.covariance if intercept else statistics.second_moment
     among_kept = moments[np.ix_(kept, kept)]
     diagonal = np.diag_indices_from(among_kept)
-    among_kept[diagonal] += ridge * among_kept[diagonal].mean() + np.finfo(np.float32).tiny
+    rounding = ROUNDING * statistics.mean_square[kept].mean()
+    among_kept[diagonal] += max(ridge * among_kept[diagonal].mean(), rounding) + np.finfo(np.float32).tiny
     wanted = moments[np.ix_(kept, ~kept)] @ target[~kept]
     # One thread: TensorFlow's threads are awake, and two pools on the same cores wait for each other.
     with threadpoolctl.threadpool_limits(1, user_api="blas"):
