@@ -269,7 +269,7 @@ class _Compression:
                 f"fastest took {fastest:.3f} of {self._session.limit.limit:.3f} ms. Allow more, or lower "
                 "min_keep_ratio."
             )
-        if best is None or (uniform.feasible and uniform.reward > best.reward):
+        if best is None or (uniform.feasible and uniform.rank > best.rank):
             return uniform, "uniform"
         return best, "agent"
 

@@ -41,6 +41,11 @@ class Score:
     latency_ms: float | None
     feasible: bool
 
+    @property
+    def rank(self) -> tuple[float, int]:
+        """Orders networks: by reward, and of equals the one with more operations has more to recover with."""
+        return self.reward, self.cost.macs
+
     def to_json(self) -> dict[str, Any]:
         """Returns the score as one line of `episodes.jsonl` shows it."""
         return {

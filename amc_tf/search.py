@@ -37,7 +37,7 @@ class SearchResult:
     """Outcome of a search.
 
     Attributes:
-        best: the feasible network of the highest reward, the first of equals; None if none was feasible.
+        best: the feasible network of the highest rank (see `Score.rank`); None if none was feasible.
         episodes: the records of all episodes, as `episodes.jsonl` holds them.
     """
 
@@ -125,7 +125,7 @@ class Search:
         agent.observe_episode(states, actions, score.reward)
         training = agent.train()
         agent.end_episode()
-        if score.feasible and (self._best is None or score.reward > self._best.reward):
+        if score.feasible and (self._best is None or score.rank > self._best.rank):
             self._best = score
         return self._record(number, kind, noise, score, training, time.perf_counter() - started)
 
