@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -24,15 +26,16 @@ class BatchNormEstimator:
     Args:
         network: the original network.
         images: float32 [images, height, width, channels] calibration images in the model's input range.
-        batch_size: images per run; the statistics of a batch stand in for those of all, so not too few.
+        batch_size: most images per run, which are dealt out evenly; the statistics of a batch stand in for
+            those of all, so not too few.
     """
 
     def __init__(
         self, network: NetworkFunction, images: NDArray[np.float32], *, batch_size: int = 100
     ) -> None:
         self._network = network
-        starts = range(0, len(images), batch_size)
-        self._batches = [tf.constant(images[start : start + batch_size]) for start in starts]
+        num_batches = math.ceil(len(images) / batch_size)
+        self._batches = [tf.constant(batch) for batch in np.array_split(images, num_batches)]
         self._paths = [
             path
             for path, (_, rule) in network.graph.layers().items()
@@ -44,31 +47,40 @@ class BatchNormEstimator:
         """Returns the weights with new moving means and variances; the arrays given are not changed."""
         if not self._paths:
             return weights
-        means: dict[str, list[NDArray[np.float32]]] = {path: [] for path in self._paths}
-        variances: dict[str, list[NDArray[np.float32]]] = {path: [] for path in self._paths}
-        for batch in self._batches:
-            for path, (mean, variance) in self._measure(batch, weights).items():
-                means[path].append(mean.numpy())
-                variances[path].append(variance.numpy())
-        shares = np.array([len(batch) for batch in self._batches], np.float64)
-        shares /= shares.sum()
+        found = [self._measure(batch, weights) for batch in self._batches]
+        sizes = [len(batch) for batch in self._batches]
         estimated = dict(weights)
         for path in self._paths:
-            mean = np.tensordot(shares, means[path], 1)
-            spread = np.tensordot(shares, np.square(np.array(means[path]) - mean), 1)
-            variance = np.tensordot(shares, variances[path], 1) + spread
-            estimated[path] = {
-                **weights[path],
-                "moving_mean": mean.astype(np.float32),
-                "moving_variance": variance.astype(np.float32),
-            }
+            mean, variance = _combine([statistics[path] for statistics in found], sizes)
+            estimated[path] = {**weights[path], "moving_mean": mean, "moving_variance": variance}
         return estimated
 
-    def _statistics(self, images: Any, weights: Any) -> dict[str, tuple[Any, Any]]:
-        statistics: dict[str, tuple[Any, Any]] = {}
+    def _statistics(self, images: Any, weights: Any) -> dict[str, Any]:
+        """Returns for each batch normalisation float32 [calls, 2, channels]: means and variances."""
+        statistics: dict[str, list[tuple[Any, Any]]] = {}
         self._network.run(images, weights, statistics=statistics)
-        return statistics
+        return {path: tf.stack([tf.stack(pair) for pair in pairs]) for path, pairs in statistics.items()}
 
     def _signature(self) -> list[Any]:
         images = tf.TensorSpec((None, *self._network.input_shape), tf.float32)
         return [images, self._network.weight_signature(self._network.weights)]
+
+
+def _combine(
+    statistics: Sequence[Any], sizes: Sequence[int]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Joins what was measured on several batches, and in several calls of the layer, which count alike.
+
+    Args:
+        statistics: for each batch float32 [calls, 2, channels].
+        sizes: images of each batch.
+
+    Returns:
+        Mean and variance over everything, float32 [channels] each.
+    """
+    table = np.stack([np.asarray(item, np.float64) for item in statistics])  # [batches, calls, 2, channels]
+    weights = np.asarray(sizes, np.float64) / (sum(sizes) * table.shape[1])
+    mean = np.einsum("b,bcn->n", weights, table[:, :, 0])
+    spread = np.square(table[:, :, 0] - mean)
+    variance = np.einsum("b,bcn->n", weights, table[:, :, 1] + spread)
+    return mean.astype(np.float32), variance.astype(np.float32)
