@@ -88,7 +88,7 @@ class NetworkFunction:
         weights: Mapping[str, Mapping[str, Any]],
         *,
         observer: Observer | None = None,
-        statistics: dict[str, tuple[Any, Any]] | None = None,
+        statistics: dict[str, list[tuple[Any, Any]]] | None = None,
     ) -> Any:
         """Computes the network call by call; for use inside a `tf.function`.
 
@@ -98,7 +98,7 @@ class NetworkFunction:
                 counts as folded and is passed over.
             observer: called before each call of a layer with its input tensors.
             statistics: if given, every batch normalisation normalises by the batch and leaves its float32
-                [channels] mean and variance here by its path.
+                [channels] mean and variance here by its path, one pair for each call of it.
 
         Returns:
             float32 [batch, classes] tensor.
@@ -179,10 +179,10 @@ def _scale_outputs(arrays: Mapping[str, Any], scale: Any, offset: Any, *, depthw
 
 
 def _with_batch_statistics(
-    call: Call, inputs: Any, weights: Mapping[str, Any], statistics: dict[str, tuple[Any, Any]]
+    call: Call, inputs: Any, weights: Mapping[str, Any], statistics: dict[str, list[tuple[Any, Any]]]
 ) -> dict[str, Any]:
     mean, variance = tf.nn.moments(inputs, list(range(len(inputs.shape) - 1)))
-    statistics[call.path] = (mean, variance)
+    statistics.setdefault(call.path, []).append((mean, variance))
     return {**weights, "moving_mean": mean, "moving_variance": variance}
 
 
