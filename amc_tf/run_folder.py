@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -86,7 +86,7 @@ class RunFolder:
     Args:
         path: the folder; made with its parents if missing.
         resume: go on with what is there; a folder without a checkpoint starts from the beginning.
-        overwrite: delete the files of an earlier run first.
+        overwrite: delete the files of an earlier run first; `resume` wins over it.
 
     Attributes:
         path: the folder.
@@ -158,9 +158,9 @@ class RunFolder:
             RunFolderError: if there are fewer, or a line is damaged.
         """
         path = self.path / "episodes.jsonl"
-        lines = path.read_text(encoding="utf-8").splitlines()[:count] if path.exists() else []
+        lines = path.read_bytes().splitlines()[:count] if path.exists() else []
         try:
-            records = [json.loads(line) for line in lines]
+            records = [_read_object(line) for line in lines]
         except ValueError as error:
             raise RunFolderError(f"{path} is damaged: {error}. Start again with --overwrite.") from error
         if len(records) < count:
@@ -168,7 +168,7 @@ class RunFolder:
                 f"{path} has {len(records)} episodes, but the checkpoint knows {count}: start again with "
                 "--overwrite."
             )
-        self.write_bytes("episodes.jsonl", "".join(line + "\n" for line in lines).encode())
+        self.write_bytes("episodes.jsonl", b"".join(line + b"\n" for line in lines))
         return records
 
     def save_state(self, arrays: dict[str, NDArray[Any]]) -> None:
@@ -196,19 +196,40 @@ class RunFolder:
         return self.checkpoint_folder / "search.npz"
 
     def _prepare(self) -> None:
+        self._remove_unfinished()
         found = [name for name in RUN_FILES if (self.path / name).exists()]
         if self._state_file.exists():
             found.append("checkpoint/search.npz")
-        if self._resume or not found:
-            return
-        if not self._overwrite:
+        if found and not self._resume and not self._overwrite:
             raise RunFolderError(
                 f"{self.path} holds an earlier run ({found[0]}): go on with --resume, delete it with "
                 "--overwrite, or name another folder."
             )
+        if self._overwrite and not self._resume:
+            self._clear(found)
+
+    def _clear(self, found: Sequence[str]) -> None:
+        """Deletes files of an earlier run, its measurements and its TensorBoard events."""
         with clear_errors(self.path):
             for name in found:
                 (self.path / name).unlink()
-            self.measurements.unlink(missing_ok=True)
-            for events in self.events.glob("events.*"):
-                events.unlink()
+            # SQLite would replay a journal that a killed process left into the new file.
+            journals = self.checkpoint_folder.glob(f"{self.measurements.name}*")
+            for path in (*journals, *self.events.glob("events.*")):
+                path.unlink()
+
+    def _remove_unfinished(self) -> None:
+        """Removes the temporary files of a process that was killed while it wrote."""
+        places = [self.path / name for name in RUN_FILES] + [self._state_file]
+        with clear_errors(self.path):
+            for place in places:
+                for pattern in (f".{place.name}.*", f".saving-{place.name}"):
+                    for path in place.parent.glob(pattern):
+                        path.unlink()
+
+
+def _read_object(line: bytes) -> dict[str, Any]:
+    value = json.loads(line)
+    if not isinstance(value, dict):
+        raise ValueError(f"{value!r} is no record of an episode")
+    return value
