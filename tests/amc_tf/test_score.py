@@ -1,0 +1,206 @@
+import dataclasses
+import json
+from types import SimpleNamespace
+
+import keras
+import numpy as np
+import pytest
+
+from amc_tf import score as score_module
+from amc_tf.budget import Budget
+from amc_tf.calibration import Calibration
+from amc_tf.candidate import CandidateBuilder
+from amc_tf.cost import Cost
+from amc_tf.device.latency import Latency
+from amc_tf.errors import MeasurementError, SettingsError
+from amc_tf.evaluate import accuracy
+from amc_tf.latency_model import LatencyPredictor
+from amc_tf.network import NetworkFunction
+from amc_tf.score import Objective, Score, Scorer, Timing
+from tests.trained import RANGE, ScriptedMeter, make_classifier, make_split
+
+FULL, HALF = (16, 24, 16), (8, 12, 8)
+
+
+@pytest.fixture(scope="module")
+def network():
+    return NetworkFunction(make_classifier(keras))
+
+
+@pytest.fixture(scope="module")
+def builder(network):
+    return CandidateBuilder(network, Calibration({}, {}), importance="l2_consumer", reconstruct=False)
+
+
+@pytest.fixture(scope="module")
+def data():
+    return make_split().search
+
+
+class FixedMeter:
+    """Answers with the same latency, and counts."""
+
+    name = "fixed"
+
+    def __init__(self, latency):
+        self.latency = latency
+        self.num_measured = 0
+
+    def measure(self, tflite):
+        self.num_measured += 1
+        return self.latency
+
+
+def fixed_timing(network, median_ms, *, baseline_ms=10.0, **reference):
+    meter = FixedMeter(Latency.from_samples([median_ms], **reference))
+    return Timing(meter, baseline_ms, LatencyPredictor(network.graph, baseline_ms))
+
+
+def make_scorer(network, builder, data, budget, *, reward="error", timing=None, baseline_ms=10.0, **options):
+    limit = budget.resolve(network.graph.count(), baseline_ms)
+    objective = Objective(reward, limit, **options)
+    return Scorer(network, builder, data, input_range=RANGE, objective=objective, timing=timing)
+
+
+def test_a_score_tells_accuracy_and_exact_cost(network, builder, data):
+    score = make_scorer(network, builder, data, Budget(macs=0.5))(HALF)
+
+    weights = builder.weights(builder.plan(HALF))
+    expected = accuracy(network.predictor(weights), data, input_range=RANGE)
+    assert (score.top1, score.top5) == (expected.top1, expected.top5)
+    assert score.reward == pytest.approx(expected.top1 - 1.0)
+    assert score.cost == network.graph.count(HALF)
+    assert score.latency_ms is None
+    assert score.widths == HALF
+    assert score.feasible
+
+
+@pytest.mark.parametrize(("ratio", "feasible"), [(0.34, True), (0.32, False)])
+def test_a_network_over_its_budget_is_not_feasible(network, builder, data, ratio, feasible):
+    share = network.graph.count(HALF).macs / network.graph.count().macs
+    assert 0.32 < share < 0.34
+    assert make_scorer(network, builder, data, Budget(macs=ratio))(HALF).feasible is feasible
+
+
+@pytest.mark.parametrize(("floor", "feasible"), [(0.0, True), (0.8, True), (0.99, False)])
+def test_a_network_below_the_accuracy_floor_is_not_feasible(network, builder, data, floor, feasible):
+    scorer = make_scorer(network, builder, data, Budget(accuracy=0.9), reward="macs", accuracy_floor=floor)
+    score = scorer(FULL)
+    assert 0.8 < score.top1 < 0.99
+    assert score.feasible is feasible
+    assert score.reward == pytest.approx(-(1 - score.top1) * np.log(score.cost.macs))
+
+
+def test_a_latency_is_the_ratio_to_the_reference_times_the_baseline(network, builder, data):
+    # The device is slow for a while: 12 ms, but only 0.4 of the reference at the same time.
+    timing = fixed_timing(network, 12.0, reference_median_ms=30.0)
+    score = make_scorer(network, builder, data, Budget(latency=0.5), timing=timing)(HALF)
+    assert score.latency_ms == pytest.approx(4.0)
+    assert score.feasible
+
+
+def test_without_a_reference_the_median_counts(network, builder, data):
+    timing = fixed_timing(network, 4.5)
+    score = make_scorer(network, builder, data, Budget(latency=0.5), timing=timing)(HALF)
+    assert score.latency_ms == 4.5
+
+
+def test_drift_of_the_device_changes_nothing(network, builder, data):
+    found = []
+    for drift in (1.0, 3.0):
+        meter = ScriptedMeter(reference=bytes(20000), drift=drift)
+        timing = Timing(meter, 2.0, LatencyPredictor(network.graph, 2.0))
+        scorer = make_scorer(network, builder, data, Budget(latency=0.5), timing=timing, baseline_ms=2.0)
+        found.append(scorer(HALF).latency_ms)
+    assert found[0] == pytest.approx(found[1])
+
+
+def test_what_a_network_is_too_slow_is_taken_off_its_reward(network, builder, data):
+    slow, fast = (
+        make_scorer(network, builder, data, Budget(latency=0.5), timing=fixed_timing(network, ms))(HALF)
+        for ms in (6.0, 5.0)
+    )
+    assert fast.feasible
+    assert fast.reward == pytest.approx(fast.top1 - 1.0)
+    assert not slow.feasible
+    assert slow.reward == pytest.approx(slow.top1 - 1.0 - 0.2)  # 6 ms are 20 % over the 5 ms allowed
+
+
+def test_a_measured_latency_beside_another_budget_costs_no_reward(network, builder, data):
+    timing = fixed_timing(network, 600.0)
+    score = make_scorer(network, builder, data, Budget(macs=0.5), timing=timing)(HALF)
+    assert (score.latency_ms, score.feasible) == (600.0, True)
+    assert score.reward == pytest.approx(score.top1 - 1.0)
+
+
+def test_the_soft_latency_reward_gets_target_and_exponent(network, builder, data):
+    scorer = make_scorer(
+        network,
+        builder,
+        data,
+        Budget(latency=0.5),
+        reward="soft_latency",
+        timing=fixed_timing(network, 2.5),
+        latency_exponent=-0.5,
+    )
+    score = scorer(HALF)
+    assert score.reward == pytest.approx(score.top1 * 0.5**-0.5)
+
+
+def test_every_measurement_teaches_the_predictor(network, builder, data):
+    timing = fixed_timing(network, 4.0)
+    before = timing.predictor.predict(HALF)
+    make_scorer(network, builder, data, Budget(latency=0.5), timing=timing)(HALF)
+    assert timing.predictor.num_observations == 2
+    assert abs(timing.predictor.predict(HALF) - 4.0) < abs(before - 4.0)
+
+
+def test_a_network_is_scored_once(network, builder, data):
+    timing = fixed_timing(network, 4.0)
+    scorer = make_scorer(network, builder, data, Budget(latency=0.5), timing=timing)
+    first = scorer(HALF)
+    assert scorer(list(HALF)) is first
+    assert scorer(np.array(HALF)) is first
+    assert timing.meter.num_measured == 1
+    scorer(FULL)
+    assert timing.meter.num_measured == 2
+
+
+def test_a_remembered_score_is_returned_without_work(network, data):
+    broken = SimpleNamespace(plan=None, weights=None)
+    scorer = make_scorer(network, broken, data, Budget(macs=0.5))
+    known = Score(HALF, -0.5, 0.5, 0.9, Cost(1, 2), None, True)
+    scorer.remember(known)
+    assert scorer(HALF) is known
+
+
+def test_a_failed_measurement_is_not_remembered(network, builder, data, monkeypatch):
+    timing = fixed_timing(network, 4.0)
+    scorer = make_scorer(network, builder, data, Budget(latency=0.5), timing=timing)
+
+    def fail(*_, **__):
+        raise MeasurementError("The phone is gone.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(score_module, "to_tflite", fail)
+        with pytest.raises(MeasurementError):
+            scorer(HALF)
+    assert scorer(HALF).latency_ms == 4.0
+
+
+def test_a_score_survives_json_to_the_last_bit():
+    score = Score((8, 12), -1 / 3, 2 / 3, 0.1 + 0.2, Cost(10**12 + 1, 7), 1 / 7, False)
+    assert Score.from_json(json.loads(json.dumps(score.to_json()))) == score
+    assert score.to_json()["bytes"] == 28
+
+
+def test_of_equal_rewards_more_operations_rank_higher():
+    small = Score((8,), -0.5, 0.5, 1.0, Cost(100, 5), None, True)
+    large = dataclasses.replace(small, cost=Cost(101, 5))
+    better = dataclasses.replace(small, reward=-0.4)
+    assert small.rank < large.rank < better.rank
+
+
+def test_an_unknown_reward_is_refused_at_construction(network, builder, data):
+    with pytest.raises(SettingsError, match="There is no reward 'best'; choose one of error, macs"):
+        make_scorer(network, builder, data, Budget(macs=0.5), reward="best")
