@@ -1,6 +1,7 @@
 """CIFAR-10: half the latency of a trained MobileNet, fine-tuned, beside uniform with the same fine-tuning.
 
-    python -m benchmarks.train_cifar_mobilenet --data-dir DATA --out runs/cifar_mobilenet.keras
+The network comes from `benchmarks.train_cifar_mobilenet`:
+
     python -m benchmarks.cifar_mobilenet --data-dir DATA --model runs/cifar_mobilenet.keras --out runs/cifar
 """
 
