@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -88,9 +89,7 @@ class Search:
         self._records: list[Mapping[str, Any]] = []
         self._best: Score | None = None
 
-    def run(
-        self, folder: RunFolder | None = None, on_episode: EpisodeCallback | None = None
-    ) -> SearchResult:
+    def run(self, folder: RunFolder | None = None, on_episode: EpisodeCallback | None = None) -> SearchResult:
         """Runs all episodes, or those that are left.
 
         Args:
@@ -98,22 +97,23 @@ class Search:
             on_episode: called with the record of each episode, the ones resumed included.
 
         Raises:
-            RunFolderError: if the checkpoint is damaged or of another search, or the folder cannot be written.
+            RunFolderError: if the checkpoint is damaged or of another search, or a file cannot be written.
         """
-        self._resume(folder)
+        if folder is not None:
+            self._resume(folder)
         report = on_episode or (lambda record: None)
         for record in self._records:
             report(record)
-        writer = tf.summary.create_file_writer(str(folder.events)) if folder else None
-        while self._agent.episode < self._settings.episodes:
-            record = self._run_episode()
-            self._records.append(record)
-            if folder is not None:
-                folder.append_episode(record)
-                _write_scalars(writer, record)
-                if self._is_checkpoint_due():
-                    folder.save_state(self._state())
-            report(record)
+        with _events(folder) as write_scalars:
+            while self._agent.episode < self._settings.episodes:
+                record = self._run_episode()
+                self._records.append(record)
+                if folder is not None:
+                    folder.append_episode(record)
+                    write_scalars(record)
+                    if self._is_checkpoint_due():
+                        folder.save_state(self._state())
+                report(record)
         return SearchResult(self._best, tuple(self._records))
 
     def _run_episode(self) -> dict[str, Any]:
@@ -132,7 +132,7 @@ class Search:
     def _play(
         self, proposal: NDArray[np.float32] | None
     ) -> tuple[NDArray[np.float32], NDArray[np.float32], Score]:
-        """Plays one episode, the proposal or else the actor; returns states [T, S], actions [T], the score."""
+        """Plays the proposal, or else the actor; returns states [T, S], executed actions [T], the score."""
         state, _ = self._env.reset()
         states: list[NDArray[np.float32]] = []
         actions: list[float] = []
@@ -170,42 +170,79 @@ class Search:
             **{f"predictor/{name}": array for name, array in predictor.items()},
         }
 
-    def _resume(self, folder: RunFolder | None) -> None:
-        state = folder.load_state() if folder is not None else None
-        if folder is None or state is None:
-            if folder is not None:
-                folder.read_episodes(0)
-            return
-        saved = _decode(state["identity"])
-        if saved != self._identity:
+    def _resume(self, folder: RunFolder) -> None:
+        """Takes over the checkpoint of a folder, if there is one, and the episodes that it knows."""
+        state = folder.load_state()
+        try:
+            if state is not None:
+                self._check_identity(folder, json.loads(_decode(state["identity"])))
+                self._restore(state)
+        except (KeyError, TypeError, ValueError) as error:
             raise RunFolderError(
-                f"The checkpoint in {folder.path} is of another search: "
-                f"{_first_difference(json.loads(saved), json.loads(self._identity))}. Give the same settings "
-                "to --resume, or start again with --overwrite."
+                f"The checkpoint in {folder.path} is damaged ({error}): start again with --overwrite."
+            ) from error
+        self._records = list(folder.read_episodes(self._agent.episode))
+        try:
+            scores = [Score.from_json(dict(record)) for record in self._records]
+        except (KeyError, TypeError) as error:
+            raise RunFolderError(
+                f"episodes.jsonl in {folder.path} is damaged ({error!r}): start again with --overwrite."
+            ) from error
+        for score in scores:
+            self._scorer.remember(score)
+
+    def _check_identity(self, folder: RunFolder, saved: Mapping[str, Any]) -> None:
+        given = json.loads(self._identity)
+        if saved != given:
+            raise RunFolderError(
+                f"The checkpoint in {folder.path} is of another search: {_first_difference(saved, given)}. "
+                "Give the same settings to --resume, or start again with --overwrite."
             )
-        self._agent.restore(_below("agent/", state))
-        if self._predictor is not None:
-            self._predictor.restore(_below("predictor/", state))
+
+    def _restore(self, state: Mapping[str, NDArray[Any]]) -> None:
         best = json.loads(_decode(state["best"]))
         self._best = Score.from_json(best) if best else None
-        self._records = list(folder.read_episodes(self._agent.episode))
-        for record in self._records:
-            self._scorer.remember(Score.from_json(dict(record)))
+        if self._predictor is not None:
+            self._predictor.restore(_below("predictor/", state))
+        self._agent.restore(_below("agent/", state))
 
 
-def _write_scalars(writer: Any, record: Mapping[str, Any]) -> None:
-    with writer.as_default():
-        for name in _SCALARS:
-            if record[name] is not None:
-                tf.summary.scalar(name, record[name], step=record["episode"])
-    writer.flush()
+@contextlib.contextmanager
+def _events(folder: RunFolder | None) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+    """Yields the function that writes the scalars of a record as TensorBoard events."""
+    if folder is None:
+        yield lambda record: None
+        return
+    with _clear_errors(folder):
+        writer = tf.summary.create_file_writer(str(folder.events))
+
+    def write(record: Mapping[str, Any]) -> None:
+        with _clear_errors(folder), writer.as_default():
+            for name in _SCALARS:
+                if record[name] is not None:
+                    tf.summary.scalar(name, record[name], step=record["episode"])
+            writer.flush()
+
+    try:
+        yield write
+    finally:
+        writer.close()
 
 
-def _first_difference(saved: dict[str, Any], given: dict[str, Any]) -> str:
-    for name in {**saved, **given}:
-        if saved.get(name) != given.get(name):
-            return f"{name} was {saved.get(name)!r} and is now {given.get(name)!r}"
-    return "its settings differ"
+@contextlib.contextmanager
+def _clear_errors(folder: RunFolder) -> Iterator[None]:
+    try:
+        yield
+    except tf.errors.OpError as error:
+        raise RunFolderError(f"{folder.events} cannot be written: {error.message}.") from error
+
+
+def _first_difference(saved: Any, given: Any, name: str = "") -> str:
+    """Names the first entry in which two JSON values differ, as "agent.batch_size was 64 and is now 32"."""
+    if not (isinstance(saved, dict) and isinstance(given, dict)):
+        return f"{name} was {saved!r} and is now {given!r}"
+    key = next(key for key in {**saved, **given} if saved.get(key) != given.get(key))
+    return _first_difference(saved.get(key), given.get(key), f"{name}.{key}" if name else key)
 
 
 def _below(prefix: str, state: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:

@@ -1,0 +1,293 @@
+import dataclasses
+import json
+
+import keras
+import numpy as np
+import pytest
+
+from amc_tf.budget import Budget, WidthBounds
+from amc_tf.device.store import CachedMeter, MeasurementStore
+from amc_tf.elite import EliteExplorer
+from amc_tf.env import PruningEnv
+from amc_tf.errors import RunFolderError
+from amc_tf.graph import ChannelGraph
+from amc_tf.latency_model import LatencyPredictor
+from amc_tf.run_folder import RunFolder
+from amc_tf.score import Score, Timing
+from amc_tf.search import Search
+from amc_tf.settings import AgentSettings, SearchSettings
+from tests.trained import ScriptedMeter, make_classifier
+
+AGENT = AgentSettings(hidden_units=(8, 8), batch_size=8, replay_size=20)
+SETTINGS = SearchSettings(
+    episodes=14, warmup_episodes=5, round_to=2, checkpoint_every=3, min_budget_use=0.5, agent=AGENT
+)
+IDENTITY = {"budget": "macs=0.5", "model": "abc", "agent": {"batch_size": 8}}
+
+
+class ScriptedScorer:
+    """Rewards closeness to certain widths; with a meter, networks are timed through the store."""
+
+    def __init__(self, graph, timing=None, *, limit_ms=None):
+        self.asked = []
+        self._graph = graph
+        self._timing = timing
+        self._limit_ms = limit_ms
+        self._known = {}
+
+    def __call__(self, widths):
+        self.asked.append(widths)
+        if widths not in self._known:
+            self._known[widths] = self._score(widths)
+        return self._known[widths]
+
+    def remember(self, score):
+        self._known[score.widths] = score
+
+    def _score(self, widths):
+        distance = float(np.abs(np.array(widths) / np.array(self._graph.full_widths) - (0.4, 0.9, 0.6)).sum())
+        latency_ms = None
+        if self._timing is not None:
+            latency_ms = self._timing.latency_ms(bytes(sum(widths)) + json.dumps(widths).encode())
+            self._timing.predictor.observe(widths, latency_ms)
+        feasible = latency_ms is None or latency_ms <= self._limit_ms
+        return Score(
+            widths, -distance, 1 - distance / 3, 1.0, self._graph.count(widths), latency_ms, feasible
+        )
+
+
+class Setup:
+    """What one process would build for a search; `store` is the measurement file of a latency search."""
+
+    def __init__(self, graph, *, settings=SETTINGS, identity=IDENTITY, store=None):
+        self.meter = ScriptedMeter(reference=bytes(60))
+        budget, predictor, timing = Budget(macs=0.5), None, None
+        if store is not None:
+            predictor = LatencyPredictor(graph, 10.0)
+            timing = Timing(CachedMeter(self.meter, store), 10.0, predictor)
+            budget = Budget(latency=0.9)
+        limit = budget.resolve(graph.count(), 10.0)
+        self.scorer = ScriptedScorer(graph, timing, limit_ms=limit.limit)
+        bounds = WidthBounds(
+            graph, limit, round_to=settings.round_to, min_use=settings.min_budget_use, predictor=predictor
+        )
+        self.search = Search(
+            PruningEnv(graph, self.scorer, bounds),
+            settings,
+            scorer=self.scorer,
+            explorer=EliteExplorer(bounds, settings.elite_share, seed=settings.seed),
+            predictor=predictor,
+            identity=identity,
+        )
+
+
+@pytest.fixture(scope="module")
+def graph():
+    return ChannelGraph.from_model(make_classifier(keras))
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(graph, tmp_path_factory):
+    """Runs once for each kind of budget: result, final checkpoint and number of networks measured."""
+
+    def run(name):
+        with RunFolder(tmp_path_factory.mktemp(name)) as folder:
+            with MeasurementStore(folder.measurements) as store:
+                setup = Setup(graph, store=store if name == "latency" else None)
+                result = setup.search.run(folder)
+            return result, folder.load_state(), len(setup.meter.seen)
+
+    return {name: run(name) for name in ("macs", "latency")}
+
+
+def without_seconds(records):
+    return [{name: value for name, value in record.items() if name != "seconds"} for record in records]
+
+
+def run_until(graph, path, stop, *, latency=False):
+    """Runs a search in a folder as a process would that Ctrl-C ends after an episode; None runs to the end."""
+
+    def interrupt(record):
+        if record["episode"] == stop:
+            raise KeyboardInterrupt
+
+    with RunFolder(path, resume=True) as folder, MeasurementStore(folder.measurements) as store:
+        setup = Setup(graph, store=store if latency else None)
+        if stop is None:
+            return setup.search.run(folder), folder.load_state(), setup
+        with pytest.raises(KeyboardInterrupt):
+            setup.search.run(folder, interrupt)
+    return None
+
+
+def assert_same_run(found, expected, path):
+    (result, state, _), (expected_result, expected_state, _) = found, expected
+    assert without_seconds(result.episodes) == without_seconds(expected_result.episodes)
+    assert result.best == expected_result.best
+    assert state.keys() == expected_state.keys()
+    for name, array in expected_state.items():
+        np.testing.assert_array_equal(state[name], array, err_msg=name)
+    lines = [json.loads(line) for line in (path / "episodes.jsonl").read_text().splitlines()]
+    assert lines == list(result.episodes)
+
+
+@pytest.mark.parametrize("stops", [[0], [3], [4, 8]], ids=str)
+def test_a_resumed_search_is_the_uninterrupted_one_to_the_last_bit(graph, uninterrupted, tmp_path, stops):
+    for stop in stops:
+        run_until(graph, tmp_path, stop)
+    assert_same_run(run_until(graph, tmp_path, None), uninterrupted["macs"], tmp_path)
+
+
+@pytest.mark.parametrize("stops", [[1], [10]], ids=str)
+def test_a_resumed_latency_search_measures_nothing_twice(graph, uninterrupted, tmp_path, stops):
+    for stop in stops:
+        run_until(graph, tmp_path, stop, latency=True)
+    with MeasurementStore(tmp_path / "checkpoint" / "measurements.sqlite") as store:
+        num_before = len(store)
+    found = run_until(graph, tmp_path, None, latency=True)
+    assert_same_run(found, uninterrupted["latency"], tmp_path)
+    assert num_before > 0
+    assert num_before + len(found[2].meter.seen) == uninterrupted["latency"][2]
+
+
+def test_a_search_that_is_done_returns_its_result_at_once(graph, uninterrupted, tmp_path):
+    run_until(graph, tmp_path, None)
+    again = run_until(graph, tmp_path, None)
+    assert again[2].scorer.asked == []
+    assert_same_run(again, uninterrupted["macs"], tmp_path)
+
+
+def test_a_folder_changes_nothing_about_the_search(graph, uninterrupted):
+    result = Setup(graph).search.run()
+    assert without_seconds(result.episodes) == without_seconds(uninterrupted["macs"][0].episodes)
+
+
+def test_another_seed_finds_other_networks(graph, uninterrupted):
+    other = Setup(graph, settings=dataclasses.replace(SETTINGS, seed=1)).search.run()
+    first = [record["widths"] for record in uninterrupted["macs"][0].episodes]
+    assert [record["widths"] for record in other.episodes] != first
+
+
+def test_best_is_the_feasible_network_of_highest_rank(graph, uninterrupted):
+    for name in ("macs", "latency"):
+        result = uninterrupted[name][0]
+        scores = [Score.from_json(dict(record)) for record in result.episodes]
+        assert result.best == max((score for score in scores if score.feasible), key=lambda score: score.rank)
+    assert any(not record["feasible"] for record in uninterrupted["latency"][0].episodes)
+
+
+def test_no_network_is_over_an_exact_budget(graph, uninterrupted):
+    limit = 0.5 * graph.count().macs
+    assert all(record["macs"] <= limit for record in uninterrupted["macs"][0].episodes)
+
+
+def test_records_tell_the_course_of_the_search(uninterrupted):
+    records = uninterrupted["macs"][0].episodes
+    assert [record["episode"] for record in records] == list(range(14))
+    assert {record["kind"] for record in records[:5]} <= {"warmup", "elite"}
+    assert {record["kind"] for record in records[5:]} == {"search", "elite"}
+    best = np.maximum.accumulate([record["reward"] for record in records])
+    assert [record["best_reward"] for record in records] == best.tolist()
+    noise = [record["noise"] for record in records]
+    assert noise[:6] == [0.5] * 6
+    assert all(np.diff(noise[5:]) < 0)
+    assert all(isinstance(record["critic_loss"], float) for record in records)
+    assert set(records[0]) == {
+        "episode", "kind", "reward", "best_reward", "top1", "top5", "macs", "params", "bytes", "latency_ms",
+        "widths", "noise", "critic_loss", "seconds", "feasible",
+    }  # fmt: skip
+
+
+def test_without_a_feasible_network_there_is_no_best(graph):
+    setup = Setup(graph, settings=dataclasses.replace(SETTINGS, episodes=2, warmup_episodes=1))
+    setup.scorer._score = lambda widths: Score(widths, -1.0, 0.0, 0.0, graph.count(widths), None, False)
+    result = setup.search.run()
+    assert result.best is None
+    assert [record["best_reward"] for record in result.episodes] == [None, None]
+
+
+def test_resumed_episodes_are_reported_again(graph, tmp_path):
+    run_until(graph, tmp_path, 4)
+    seen = []
+    with RunFolder(tmp_path, resume=True) as folder:
+        Setup(graph).search.run(folder, lambda record: seen.append(record["episode"]))
+    assert seen == list(range(14))
+
+
+@pytest.fixture(scope="module")
+def checkpoint(graph, tmp_path_factory):
+    """Files of a search that stopped after its first checkpoint."""
+    path = tmp_path_factory.mktemp("checkpoint")
+    run_until(graph, path, 3)
+    state = path / "checkpoint" / "search.npz"
+    return {
+        "checkpoint/search.npz": state.read_bytes(),
+        "episodes.jsonl": (path / "episodes.jsonl").read_bytes(),
+    }
+
+
+def restore_files(files, path):
+    (path / "checkpoint").mkdir()
+    for name, content in files.items():
+        (path / name).write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("identity", "words"),
+    [
+        ({**IDENTITY, "budget": "macs=0.4"}, "budget was 'macs=0.5' and is now 'macs=0.4'"),
+        ({**IDENTITY, "agent": {"batch_size": 9}}, r"agent\.batch_size was 8 and is now 9"),
+        ({**IDENTITY, "seed": 1}, "seed was None and is now 1"),
+    ],
+)
+def test_a_checkpoint_of_another_search_is_refused_naming_the_difference(
+    graph, checkpoint, tmp_path, identity, words
+):
+    restore_files(checkpoint, tmp_path)
+    with (
+        RunFolder(tmp_path, resume=True) as folder,
+        pytest.raises(RunFolderError, match=rf"of another search: {words}\. .* --resume, .* --overwrite"),
+    ):
+        Setup(graph, identity=identity).search.run(folder)
+    assert (tmp_path / "episodes.jsonl").read_bytes() == checkpoint["episodes.jsonl"]
+
+
+@pytest.mark.parametrize("missing", ["identity", "best", "agent/episode"])
+def test_a_checkpoint_that_lacks_something_becomes_a_sentence(graph, checkpoint, tmp_path, missing):
+    restore_files(checkpoint, tmp_path)
+    with RunFolder(tmp_path, resume=True) as folder:
+        state = folder.load_state()
+        del state[missing]
+        folder.save_state(state)
+        with pytest.raises(RunFolderError, match=r"The checkpoint .* is damaged .*--overwrite"):
+            Setup(graph).search.run(folder)
+
+
+@pytest.mark.parametrize("line", [b"{}", b'{"widths": 3}'])
+def test_an_episode_that_lacks_something_becomes_a_sentence(graph, checkpoint, tmp_path, line):
+    lines = checkpoint["episodes.jsonl"].splitlines()
+    restore_files(
+        {**checkpoint, "episodes.jsonl": b"\n".join([lines[0], line, *lines[2:]]) + b"\n"}, tmp_path
+    )
+    with (
+        RunFolder(tmp_path, resume=True) as folder,
+        pytest.raises(RunFolderError, match=r"episodes\.jsonl .* is damaged .*--overwrite"),
+    ):
+        Setup(graph).search.run(folder)
+
+
+def test_scalars_go_to_tensorboard(graph, tmp_path):
+    settings = dataclasses.replace(SETTINGS, episodes=3, warmup_episodes=1)
+    with RunFolder(tmp_path) as folder:
+        Setup(graph, settings=settings).search.run(folder)
+        events = b"".join(path.read_bytes() for path in folder.events.iterdir())
+    for tag in (b"reward", b"best_reward", b"top1", b"macs", b"noise", b"critic_loss"):
+        assert tag in events
+    assert b"latency_ms" not in events
+
+
+def test_tensorboard_events_that_cannot_be_written_become_a_sentence(graph, tmp_path):
+    with RunFolder(tmp_path) as folder:
+        folder.events.write_text("a file where the folder should be")
+        with pytest.raises(RunFolderError, match=r"tensorboard cannot be written"):
+            Setup(graph).search.run(folder)
