@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from amc_tf.cost import Cost, CostTable, WeightEntry
-from amc_tf.errors import ModelError
+from amc_tf.errors import ModelError, PlanError
 from amc_tf.layers.base import LayerRule
 from amc_tf.layers.labels import Labels, LabelSets
 from amc_tf.layers.rules import find_rule
@@ -148,21 +148,30 @@ class ChannelGraph:
 
     def count(self, widths: Sequence[int] | None = None) -> Cost:
         """Counts the exact cost of the network that keeps `widths[g]` channels of group g (None: all)."""
-        return self._costs.count(self.full_widths if widths is None else widths)
+        return self._costs.count(self._checked(widths))
 
     def layer_macs(self, widths: Sequence[int] | None = None) -> dict[str, int]:
         """Counts the multiply-accumulates of each layer that has weights, by its path."""
-        return self._costs.layer_macs(self.full_widths if widths is None else widths)
+        return self._costs.layer_macs(self._checked(widths))
 
     def group_macs(self, index: int, widths: Sequence[int] | None = None) -> int:
         """Counts the multiply-accumulates of all weights that hold channels of one group."""
-        return self._costs.group_macs(index, self.full_widths if widths is None else widths)
+        return self._costs.group_macs(index, self._checked(widths))
 
     def layers(self) -> dict[str, tuple[Any, LayerRule]]:
         """Returns layer and rule by path, each once, in network order."""
         return {
             call.path: (call.layer, rule) for call, rule in zip(self.trace.calls, self.rules, strict=True)
         }
+
+    def _checked(self, widths: Sequence[int] | None) -> Sequence[int]:
+        if widths is None:
+            return self.full_widths
+        if len(widths) != len(self.groups):
+            raise PlanError(
+                f"{len(widths)} widths were given for the {len(self.groups)} groups of the network."
+            )
+        return widths
 
 
 def count_cost(model: Any) -> Cost:
@@ -285,7 +294,7 @@ class _Numbering:
         """Lists the frozen channels under the first layer that puts them out, model inputs left out."""
         labels = self._wired.labels
         seen = {root for group in self._wired.inputs for root in labels.roots(group).tolist()}
-        found = []
+        found: list[FrozenChannels] = []
         for call, outputs in zip(self._wired.trace.calls, self._wired.outputs, strict=True):
             roots = [root for group in outputs for root in labels.roots(group).tolist()]
             fresh = [root for root in roots if root not in seen and root not in self._place]

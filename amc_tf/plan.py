@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import json
 import math
+import operator
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from amc_tf.errors import PlanError, SettingsError
-from amc_tf.graph import ChannelGraph
+from amc_tf.graph import ChannelGraph, ChannelGroup
 
 FORMAT = "amc-tf plan 1"
 
@@ -34,8 +35,15 @@ class PruningPlan:
     def __post_init__(self) -> None:
         if set(self.kept) != set(self.num_channels):
             raise PlanError("A plan must give kept channels and number of channels for the same groups.")
-        for name, channels in self.kept.items():
-            _check_group(name, channels, self.num_channels[name])
+        try:
+            kept = {name: tuple(map(operator.index, channels)) for name, channels in self.kept.items()}
+            num_channels = {name: operator.index(count) for name, count in self.num_channels.items()}
+        except TypeError as error:
+            raise PlanError(f"A plan is made of whole numbers: {error}.") from error
+        for name, channels in kept.items():
+            _check_group(name, channels, num_channels[name])
+        object.__setattr__(self, "kept", kept)
+        object.__setattr__(self, "num_channels", num_channels)
 
     def validate(self, graph: ChannelGraph) -> None:
         """Checks that the plan belongs to a network.
@@ -66,9 +74,9 @@ class PruningPlan:
 
     def masks(self, graph: ChannelGraph) -> list[NDArray[np.bool_]]:
         """Returns for each group of a network a bool [channels] array, True where a channel is kept."""
-        masks = []
+        masks: list[NDArray[np.bool_]] = []
         for group in graph.groups:
-            mask = np.ones(group.num_channels, dtype=bool)
+            mask: NDArray[np.bool_] = np.ones(group.num_channels, dtype=bool)
             if group.name in self.kept:
                 mask[:] = False
                 mask[list(self.kept[group.name])] = True
@@ -139,7 +147,7 @@ def allowed_widths(num_channels: int, *, round_to: int, min_keep_ratio: float) -
             f"round_to={round_to} and min_keep_ratio={min_keep_ratio} were given: round_to must be 1 or more "
             "and min_keep_ratio above 0 and at most 1."
         )
-    lowest = math.ceil(min_keep_ratio * num_channels / round_to - 1e-9) * round_to
+    lowest = max(1, math.ceil(min_keep_ratio * num_channels / round_to - 1e-9)) * round_to
     return (*range(lowest, num_channels, round_to), num_channels)
 
 
@@ -161,17 +169,16 @@ def widths_to_plan(
             None keeps the first channels, which is enough where only the cost matters.
 
     Raises:
-        PlanError: if a width is not between 1 and the channels of its group.
+        PlanError: if a width is not between 1 and the channels of its group, or scores are missing.
     """
     if len(widths) != len(graph.groups):
         raise PlanError(f"{len(widths)} widths were given for the {len(graph.groups)} groups of the network.")
     kept = {}
     for group, width in zip(graph.groups, widths, strict=True):
-        score = np.zeros(group.num_channels) if scores is None else np.asarray(scores[group.name])
-        best = np.argsort(-score, kind="stable")[:width]
-        kept[group.name] = tuple(sorted(best.tolist()))
         if not 1 <= width <= group.num_channels:
             raise PlanError(f"'{group.name}' has {group.num_channels} channels: it cannot keep {width}.")
+        best = np.argsort(-_group_scores(group, scores), kind="stable")[:width]
+        kept[group.name] = tuple(sorted(best.tolist()))
     return PruningPlan(kept, {group.name: group.num_channels for group in graph.groups})
 
 
@@ -184,13 +191,28 @@ def uniform_plan(graph: ChannelGraph, keep_ratio: float, *, round_to: int = 8) -
         round_to: alignment in channels.
 
     Raises:
-        SettingsError: if the ratio is outside its range.
+        SettingsError: if an argument is outside its range.
     """
-    if not 0 < keep_ratio <= 1:
-        raise SettingsError(f"keep_ratio={keep_ratio} was given: it must be above 0 and at most 1.")
+    if round_to < 1 or not 0 < keep_ratio <= 1:
+        raise SettingsError(
+            f"keep_ratio={keep_ratio} and round_to={round_to} were given: keep_ratio must be above 0 and at "
+            "most 1, round_to 1 or more."
+        )
     return widths_to_plan(
         graph, [round_width(group.num_channels, keep_ratio, round_to=round_to) for group in graph.groups]
     )
+
+
+def _group_scores(group: ChannelGroup, scores: Mapping[str, ArrayLike] | None) -> NDArray[np.float64]:
+    if scores is None:
+        return np.zeros(group.num_channels)
+    score = np.asarray(scores.get(group.name, ()), dtype=np.float64)
+    if score.shape != (group.num_channels,):
+        raise PlanError(
+            f"Scores of shape {score.shape} were given for '{group.name}': one for each of its "
+            f"{group.num_channels} channels was expected."
+        )
+    return score
 
 
 def _as_index(value: Any) -> int:
