@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from amc_tf.errors import ModelError
 from amc_tf.graph import ChannelGraph
 from amc_tf.layers.weighted import BatchNormalizationRule, scale_and_offset
 from amc_tf.plan import PruningPlan
-from amc_tf.trace import Call
+from amc_tf.trace import Call, Trace
 from amc_tf.weights import Weights, read_weights, slice_weights
 
 Observer = Callable[[Call, list[Any]], None]
@@ -35,11 +36,12 @@ class NetworkFunction:
         folded: path of the layer that each folded batch normalisation went into, by the latter's path.
 
     Raises:
-        ModelError: if the model cannot be read.
+        ModelError: if the model cannot be read, or has more than one input or output.
     """
 
     def __init__(self, model: Any, graph: ChannelGraph | None = None) -> None:
         self.graph = graph or ChannelGraph.from_model(model)
+        _check_one_to_one(self.graph.trace)
         self.weights: Weights = read_weights(self.graph)
         self.input_shape: tuple[int, ...] = self.graph.trace.input_shapes[0]
         self.folded: dict[str, str] = _find_folds(self.graph)
@@ -145,6 +147,14 @@ class NetworkFunction:
                 for name, tensor in tensors.items()
             }
         return signature
+
+
+def _check_one_to_one(trace: Trace) -> None:
+    if len(trace.inputs) != 1 or len(trace.outputs) != 1:
+        raise ModelError(
+            f"'{trace.name}' has {len(trace.inputs)} inputs and {len(trace.outputs)} outputs: one image "
+            "batch and one output were expected; make such a model with keras.Model(inputs, outputs)."
+        )
 
 
 def _find_folds(graph: ChannelGraph) -> dict[str, str]:
