@@ -65,7 +65,7 @@ def test_copying_the_weights_of_an_adapted_normalization_takes_effect(library):
 
 def test_a_compiled_and_trained_model_is_cloned_without_its_optimizer(library):
     model = nested(library)
-    model.compile("adam", "mse")
+    model.compile("adam", "mse", run_eagerly=True)
     model.fit(IMAGES, np.zeros((2, 4)), verbose=0)
     clone = clone_with(model, lambda _, config: config)
     assert getattr(clone, "optimizer", None) is None
