@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import shutil
 
 import keras
 import numpy as np
@@ -87,17 +88,24 @@ def graph():
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(graph, tmp_path_factory):
+def finished(tmp_path_factory):
+    """Folder of the uninterrupted search under a budget of MACs."""
+    return tmp_path_factory.mktemp("macs")
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(graph, finished, tmp_path_factory):
     """Runs once for each kind of budget: result, final checkpoint and number of networks measured."""
 
-    def run(name):
-        with RunFolder(tmp_path_factory.mktemp(name)) as folder:
+    def run(path, *, latency):
+        with RunFolder(path) as folder:
             with MeasurementStore(folder.measurements) as store:
-                setup = Setup(graph, store=store if name == "latency" else None)
+                setup = Setup(graph, store=store if latency else None)
                 result = setup.search.run(folder)
             return result, folder.load_state(), len(setup.meter.seen)
 
-    return {name: run(name) for name in ("macs", "latency")}
+    latency_path = tmp_path_factory.mktemp("latency")
+    return {"macs": run(finished, latency=False), "latency": run(latency_path, latency=True)}
 
 
 def without_seconds(records):
@@ -105,7 +113,7 @@ def without_seconds(records):
 
 
 def run_until(graph, path, stop, *, latency=False):
-    """Runs a search in a folder as a process would that Ctrl-C ends after an episode; None runs to the end."""
+    """Runs a search in a folder until Ctrl-C comes after the episode `stop`; None runs to the end."""
 
     def interrupt(record):
         if record["episode"] == stop:
@@ -150,11 +158,15 @@ def test_a_resumed_latency_search_measures_nothing_twice(graph, uninterrupted, t
     assert num_before + len(found[2].meter.seen) == uninterrupted["latency"][2]
 
 
-def test_a_search_that_is_done_returns_its_result_at_once(graph, uninterrupted, tmp_path):
-    run_until(graph, tmp_path, None)
-    again = run_until(graph, tmp_path, None)
-    assert again[2].scorer.asked == []
-    assert_same_run(again, uninterrupted["macs"], tmp_path)
+def test_a_search_that_is_done_reports_its_episodes_and_plays_none(graph, uninterrupted, finished, tmp_path):
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    seen = []
+    with RunFolder(tmp_path, resume=True) as folder:
+        setup = Setup(graph)
+        result = setup.search.run(folder, lambda record: seen.append(record["episode"]))
+    assert result == uninterrupted["macs"][0]
+    assert setup.scorer.asked == []
+    assert seen == list(range(14))
 
 
 def test_a_folder_changes_nothing_about_the_search(graph, uninterrupted):
@@ -204,14 +216,6 @@ def test_without_a_feasible_network_there_is_no_best(graph):
     result = setup.search.run()
     assert result.best is None
     assert [record["best_reward"] for record in result.episodes] == [None, None]
-
-
-def test_resumed_episodes_are_reported_again(graph, tmp_path):
-    run_until(graph, tmp_path, 4)
-    seen = []
-    with RunFolder(tmp_path, resume=True) as folder:
-        Setup(graph).search.run(folder, lambda record: seen.append(record["episode"]))
-    assert seen == list(range(14))
 
 
 @pytest.fixture(scope="module")
