@@ -20,7 +20,7 @@ from amc_tf.data import DataSplit, as_image_data, split_data, to_input_range
 from amc_tf.device.convert import TFLiteRunner, to_tflite, verify
 from amc_tf.device.latency import Latency, LatencyMeter
 from amc_tf.device.store import CachedMeter, MeasurementStore
-from amc_tf.errors import BudgetError, ConversionError
+from amc_tf.errors import ConversionError
 from amc_tf.evaluate import accuracy
 from amc_tf.finetune import EpochRecord, finetune
 from amc_tf.graph import count_cost
@@ -258,20 +258,9 @@ class _Compression:
         return {**seconds, "total": round(ends[-1][1] - self._stages[0][1], 2)}
 
     def _search(self, uniform: Score, folder: RunFolder | None) -> tuple[Score, str]:
-        """Returns the better of the agent's best network and the uniform one, and whose it is."""
         total = self._settings.episodes
         result = self._session.search(folder, lambda record: self._progress.episode(record, total))
-        best = result.best
-        if best is None and not uniform.feasible:
-            fastest = min(record["latency_ms"] or 0.0 for record in result.episodes)
-            raise BudgetError(
-                f"No network within the budget {self._session.limit.budget} was found in {total} episodes; the "
-                f"fastest took {fastest:.3f} of {self._session.limit.limit:.3f} ms. Allow more, or lower "
-                "min_keep_ratio."
-            )
-        if best is None or (uniform.feasible and uniform.rank > best.rank):
-            return uniform, "uniform"
-        return best, "agent"
+        return self._session.choose(uniform, result)
 
     def _rebuild(self, score: Score) -> Any:
         builder = self._session.builder

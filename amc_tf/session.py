@@ -20,7 +20,7 @@ from amc_tf.device.convert import to_tflite
 from amc_tf.device.latency import LatencyMeter
 from amc_tf.elite import EliteExplorer
 from amc_tf.env import PruningEnv
-from amc_tf.errors import ModelError
+from amc_tf.errors import BudgetError, ModelError
 from amc_tf.evaluate import accuracy, check_not_chance
 from amc_tf.graph import ChannelGraph
 from amc_tf.latency_model import LatencyPredictor, probe_widths
@@ -127,6 +127,25 @@ class PruningSession:
             identity=self._identity(),
         )
         return search.run(folder, on_episode)
+
+    def choose(self, uniform: Score, result: SearchResult) -> tuple[Score, str]:
+        """Returns the better one of the agent's best network and the uniform control, and who found it.
+
+        Returns:
+            The score, and "agent" or "uniform".
+
+        Raises:
+            BudgetError: if neither is within the budget.
+        """
+        best = result.best
+        if best is None and not uniform.feasible:
+            raise BudgetError(
+                f"No network within the budget {self.limit.budget} was found in {len(result.episodes)} "
+                "episodes: allow more of them or a larger budget, or lower min_keep_ratio."
+            )
+        if best is None or best.widths == uniform.widths or (uniform.feasible and uniform.rank > best.rank):
+            return uniform, "uniform"
+        return best, "agent"
 
     def _time_baseline(self, meter: LatencyMeter | None) -> Timing | None:
         self.baseline_ms: float | None = None
