@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import keras
-import numpy as np
 
 from amc_tf import controls
 from amc_tf.batch_norm import BatchNormEstimator
@@ -20,11 +19,12 @@ from amc_tf.device.convert import to_tflite
 from amc_tf.device.latency import LatencyMeter
 from amc_tf.elite import EliteExplorer
 from amc_tf.env import PruningEnv
-from amc_tf.errors import BudgetError, ModelError
+from amc_tf.errors import BudgetError, ModelError, SettingsError
 from amc_tf.evaluate import accuracy, check_not_chance
 from amc_tf.graph import ChannelGraph
 from amc_tf.latency_model import LatencyPredictor, probe_widths
 from amc_tf.network import NetworkFunction
+from amc_tf.reward import needs_latency
 from amc_tf.run_folder import RunFolder
 from amc_tf.score import Objective, Score, Scorer, Timing
 from amc_tf.search import EpisodeCallback, Search, SearchResult
@@ -62,6 +62,7 @@ class PruningSession:
         ModelError: if the model cannot be read, or Keras does not run on TensorFlow.
         DataError: if the data does not fit the model, or the untouched model only guesses on it.
         BudgetError: if the budget cannot be met, needs a meter, or asks for nothing.
+        SettingsError: if there is no such reward or importance, or the reward lacks what it needs.
     """
 
     def __init__(
@@ -75,25 +76,19 @@ class PruningSession:
         meter: LatencyMeter | None = None,
     ) -> None:
         _check_backend()
+        _check_reward(settings.reward, budget, meter)
         self.settings = settings
         self.split = split
         self.graph = ChannelGraph.from_model(model)
         self.network = NetworkFunction(model, self.graph)
-        outputs = model.output_shape
-        check_data_fits(self.network.input_shape, outputs[-1], split.test)
-        found = accuracy(self.network.predictor(self.network.weights), split.search, input_range=input_range)
-        check_not_chance(
-            found.top1, outputs[-1], num_images=len(split.search), input_range=input_range
-        )
-        self.baseline_top1 = found.top1
-        self.tflite = to_tflite(
-            self.network.bind(self.network.weights), input_shape=self.network.input_shape
-        )
-        timing = self._time_baseline(meter)
+        self._input_range = input_range
+        self._meter = meter
+        self._check_data(model.output_shape[-1])
+        self.tflite = to_tflite(self.network.bind(self.network.weights), input_shape=self.network.input_shape)
+        self._timing = self._time_baseline()
         self.limit = budget.resolve(self.graph.count(), self.baseline_ms)
-        self.builder = self._make_builder(input_range)
-        self._timing = timing
-        self.scorer = self._make_scorer(input_range, timing)
+        self.builder = self._make_builder()
+        self.scorer = self._make_scorer()
         self._probe()
         self.bounds = self._make_bounds()
 
@@ -109,7 +104,11 @@ class PruningSession:
             if score.feasible or self.limit.kind != "latency":
                 break
             shrink *= (score.latency_ms or 0.0) / self.limit.limit
-            score = self.scorer(controls.uniform(self._make_bounds(shrink)))
+            try:
+                bounds = self._make_bounds(shrink)
+            except BudgetError:  # no network is predicted to be that fast
+                break
+            score = self.scorer(controls.uniform(bounds))
         return score
 
     def search(
@@ -147,17 +146,27 @@ class PruningSession:
             return uniform, "uniform"
         return best, "agent"
 
-    def _time_baseline(self, meter: LatencyMeter | None) -> Timing | None:
-        self.baseline_ms: float | None = None
-        if meter is None:
-            return None
-        self.baseline_ms = meter.measure(self.tflite).median_ms
-        predictor = LatencyPredictor(self.graph, self.baseline_ms)
-        return Timing(meter.with_reference(self.tflite), self.baseline_ms, predictor)
+    def _check_data(self, num_outputs: int) -> None:
+        """Checks that all data fits the model and that the model is right on it more often than by chance."""
+        for part in (self.split.train, self.split.calibration, self.split.search, self.split.test):
+            check_data_fits(self.network.input_shape, num_outputs, part)
+        search, predict = self.split.search, self.network.predictor(self.network.weights)
+        self.baseline_top1 = accuracy(predict, search, input_range=self._input_range).top1
+        check_not_chance(
+            self.baseline_top1, num_outputs, num_images=len(search), input_range=self._input_range
+        )
 
-    def _make_builder(self, input_range: str) -> CandidateBuilder:
+    def _time_baseline(self) -> Timing | None:
+        self.baseline_ms: float | None = None
+        if self._meter is None:
+            return None
+        self.baseline_ms = self._meter.measure(self.tflite).median_ms
+        predictor = LatencyPredictor(self.graph, self.baseline_ms)
+        return Timing(self._meter.with_reference(self.tflite), self.baseline_ms, predictor)
+
+    def _make_builder(self) -> CandidateBuilder:
         settings = self.settings
-        images = to_input_range(self.split.calibration.images, input_range)
+        images = to_input_range(self.split.calibration.images, self._input_range)
         batch_norm = None
         if settings.reestimate_batch_norm:
             batch_norm = BatchNormEstimator(self.network, images[: settings.num_batch_norm_images])
@@ -169,7 +178,7 @@ class PruningSession:
             batch_norm=batch_norm,
         )
 
-    def _make_scorer(self, input_range: str, timing: Timing | None) -> Scorer:
+    def _make_scorer(self) -> Scorer:
         floor = self.limit.budget.accuracy or 0.0
         objective = Objective(
             self.settings.reward,
@@ -181,9 +190,9 @@ class PruningSession:
             self.network,
             self.builder,
             self.split.search,
-            input_range=input_range,
+            input_range=self._input_range,
             objective=objective,
-            timing=timing,
+            timing=self._timing,
         )
 
     def _probe(self) -> None:
@@ -200,7 +209,9 @@ class PruningSession:
         """Makes the bounds; a latency limit is lowered by the margin and divided by `shrink`."""
         limit = self.limit
         if limit.kind == "latency":
-            limit = dataclasses.replace(limit, limit=limit.limit * (1.0 - LATENCY_MARGIN) / shrink)
+            # The original too, so that the ratio which an error names is one of the budget.
+            factor = (1.0 - LATENCY_MARGIN) / shrink
+            limit = dataclasses.replace(limit, limit=factor * limit.limit, original=factor * limit.original)
         return WidthBounds(
             self.graph,
             limit,
@@ -211,11 +222,23 @@ class PruningSession:
         )
 
     def _identity(self) -> Mapping[str, Any]:
-        """What a checkpoint must agree with to be resumed; fewer or more episodes are no other search."""
-        settings = {name: value for name, value in self.settings.to_json().items() if name != "checkpoint_every"}
-        digest = hashlib.sha256(self.tflite).hexdigest()[:16]
-        images = hashlib.sha256(np.ascontiguousarray(self.split.search.images).tobytes()).hexdigest()[:16]
-        return {"budget": str(self.limit.budget), "model": digest, "search images": images, **settings}
+        """What a checkpoint must agree with to be resumed: everything that the search depends on."""
+        settings = self.settings.to_json()
+        del settings["checkpoint_every"]
+        budget, search, meter = self.limit.budget, self.split.search, self._meter
+        return {
+            "budget": f"{budget} (absolute)" if budget.absolute else str(budget),
+            "meter": f"{meter.name} ({_digest(meter.fingerprint().encode())})" if meter else None,
+            "model": _digest(self.tflite),
+            "search_images": _digest(search.images.tobytes(), search.labels.tobytes()),
+            "calibration_images": _digest(self.split.calibration.images.tobytes()),
+            "input_range": self._input_range,
+            **settings,
+        }
+
+
+def _digest(*contents: bytes) -> str:
+    return hashlib.sha256(b"".join(contents)).hexdigest()[:16]
 
 
 def _check_backend() -> None:
@@ -223,4 +246,13 @@ def _check_backend() -> None:
         raise ModelError(
             f"Keras runs on {keras.backend.backend()}, but pruning and conversion need TensorFlow: set "
             "KERAS_BACKEND=tensorflow."
+        )
+
+
+def _check_reward(reward: str, budget: Budget, meter: LatencyMeter | None) -> None:
+    if needs_latency(reward) and meter is None:
+        raise SettingsError(f"The reward {reward} needs a measured latency: give a meter.")
+    if reward == "soft_latency" and budget.kind != "latency":
+        raise SettingsError(
+            f"The reward soft_latency needs a latency budget to aim at, not {budget}: give latency=0.5."
         )

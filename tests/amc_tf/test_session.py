@@ -1,0 +1,259 @@
+import dataclasses
+import re
+
+import keras
+import numpy as np
+import pytest
+
+from amc_tf import session as session_module
+from amc_tf.budget import Budget
+from amc_tf.cost import Cost
+from amc_tf.device.latency import Latency
+from amc_tf.errors import BudgetError, DataError, ModelError, RunFolderError, SettingsError
+from amc_tf.image_data import DataSplit, ImageData
+from amc_tf.run_folder import RunFolder
+from amc_tf.score import Score
+from amc_tf.search import SearchResult
+from amc_tf.session import LATENCY_MARGIN, PruningSession
+from amc_tf.settings import AgentSettings, SearchSettings
+from tests.trained import NUM_CLASSES, RANGE, ScriptedMeter, make_classifier, make_split
+
+SETTINGS = SearchSettings(
+    episodes=4,
+    warmup_episodes=2,
+    round_to=4,
+    num_calibration_images=64,
+    num_search_images=100,
+    agent=AgentSettings(hidden_units=(8, 8), batch_size=8),
+)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return make_classifier(keras)
+
+
+@pytest.fixture(scope="module")
+def split():
+    return make_split()
+
+
+def make_session(model, split, budget, *, meter=None, input_range=RANGE, **settings):
+    return PruningSession(
+        model,
+        split,
+        budget=budget,
+        settings=dataclasses.replace(SETTINGS, **settings),
+        input_range=input_range,
+        meter=meter,
+    )
+
+
+@pytest.fixture(scope="module")
+def macs_session(model, split):
+    return make_session(model, split, Budget(macs=0.5))
+
+
+def test_a_session_tells_what_the_original_is(macs_session, split):
+    assert macs_session.baseline_top1 > 0.8
+    assert macs_session.baseline_ms is None
+    assert [group.name for group in macs_session.graph.groups] == ["first", "pointwise", "last"]
+    assert macs_session.limit.limit == 0.5 * macs_session.graph.count().macs
+    assert macs_session.split is split
+
+
+def test_uniform_is_the_widest_uniform_network_within_the_budget(macs_session):
+    uniform = macs_session.uniform()
+    assert uniform.feasible
+    assert uniform.cost.macs <= macs_session.limit.limit
+    wider = tuple(width + 4 for width in uniform.widths)
+    assert macs_session.graph.count(wider).macs > macs_session.limit.limit
+
+
+def test_a_model_that_only_guesses_is_refused_with_a_word_on_the_input_range(model, split):
+    shuffled = np.random.default_rng(0).permutation(len(split.search))
+    guessing = dataclasses.replace(split.search, labels=split.search.labels[shuffled])
+    with pytest.raises(DataError, match=r"near the 25\.0% of guessing among 4 classes.*--input-range"):
+        make_session(model, dataclasses.replace(split, search=guessing), Budget(macs=0.5))
+
+
+def test_images_of_another_size_are_refused(model, split):
+    parts = {
+        field.name: dataclasses.replace(part, images=part.images[:, :6])
+        for field in dataclasses.fields(DataSplit)
+        for part in [getattr(split, field.name)]
+    }
+    with pytest.raises(DataError, match=r"takes images of 8x8x3, but the data has 6x8x3"):
+        make_session(model, DataSplit(**parts), Budget(macs=0.5))
+
+
+@pytest.mark.parametrize("part", ["search", "calibration", "train", "test"])
+def test_labels_that_the_model_does_not_know_are_refused(model, split, part):
+    data = getattr(split, part)
+    labels = data.labels.copy()
+    labels[0] = NUM_CLASSES
+    wrong = ImageData(data.images, labels, NUM_CLASSES + 1)
+    with pytest.raises(DataError, match="labels go up to 4, but the model has 4 outputs"):
+        make_session(model, dataclasses.replace(split, **{part: wrong}), Budget(macs=0.5))
+
+
+def test_keras_on_another_backend_is_refused(model, split, monkeypatch):
+    monkeypatch.setattr(session_module.keras.backend, "backend", lambda: "jax")
+    with pytest.raises(ModelError, match="Keras runs on jax.*KERAS_BACKEND=tensorflow"):
+        make_session(model, split, Budget(macs=0.5))
+
+
+@pytest.mark.parametrize("kind", ["macs", "latency"])
+def test_an_impossible_budget_names_one_that_is_possible(model, split, kind):
+    def session(value):
+        meter = ScriptedMeter() if kind == "latency" else None
+        return make_session(model, split, Budget(**{kind: value}), meter=meter)
+
+    with pytest.raises(BudgetError, match=rf"the smallest network.*give at least {kind}=0\.\d+") as caught:
+        session(0.01)
+
+    value = float(re.search(rf"at least {kind}=([0-9.]+)", str(caught.value)).group(1))
+    possible = session(value)
+    assert possible.bounds.fits(possible.bounds.minimum)
+    with pytest.raises(BudgetError):
+        session(0.98 * value)
+
+
+def test_a_latency_budget_needs_a_meter(model, split):
+    with pytest.raises(BudgetError, match=r"needs the measured latency of the original; give a meter"):
+        make_session(model, split, Budget(latency=0.5))
+
+
+@pytest.mark.parametrize(
+    ("reward", "meter", "words"),
+    [
+        ("latency", None, "reward latency needs a measured latency: give a meter"),
+        ("soft_latency", ScriptedMeter(), "reward soft_latency needs a latency budget"),
+        ("best", None, "There is no reward 'best'"),
+    ],
+)
+def test_a_reward_that_lacks_something_is_refused_at_once(model, split, monkeypatch, reward, meter, words):
+    monkeypatch.setattr(session_module, "calibrate", None)
+    with pytest.raises(SettingsError, match=words):
+        make_session(model, split, Budget(macs=0.5), meter=meter, reward=reward)
+
+
+def test_an_accuracy_floor_is_a_part_of_the_accuracy_of_the_original(model, split):
+    session = make_session(model, split, Budget(accuracy=0.5), reward="macs")
+    assert session.scorer((16, 24, 16)).feasible
+    smallest = session.scorer(session.bounds.minimum)
+    assert smallest.feasible == (smallest.top1 >= 0.5 * session.baseline_top1)
+
+
+def test_uniform_is_lowered_until_it_is_within_a_measured_limit(model, split):
+    meter = ScriptedMeter()
+    session = make_session(model, split, Budget(latency=0.5), meter=meter)
+    uniform = session.uniform()
+    assert uniform.feasible
+    assert uniform.latency_ms <= session.limit.limit
+    assert session.bounds.limit.limit == pytest.approx((1 - LATENCY_MARGIN) * session.limit.limit)
+
+
+def test_uniform_that_cannot_be_lowered_further_is_returned_as_measured(model, split, monkeypatch):
+    session = make_session(model, split, Budget(latency=0.5), meter=ScriptedMeter())
+    slow = dataclasses.replace(session.scorer(session.bounds.minimum), latency_ms=9.9, feasible=False)
+    monkeypatch.setattr(session, "scorer", lambda widths: slow)
+    assert session.uniform() is slow
+
+
+def test_the_original_and_the_probes_are_timed_before_the_search(model, split):
+    meter = ScriptedMeter()
+    session = make_session(model, split, Budget(latency=0.5), meter=meter)
+    assert len(meter.seen) == 4  # the original and three uniform networks
+    assert session.baseline_ms == pytest.approx(len(session.tflite) * 1e-4)
+
+
+def test_with_another_budget_nothing_is_probed(model, split):
+    meter = ScriptedMeter()
+    make_session(model, split, Budget(macs=0.5), meter=meter)
+    assert len(meter.seen) == 1
+
+
+def test_a_search_of_a_session_stays_within_its_budget(macs_session):
+    result = macs_session.search()
+    assert len(result.episodes) == 4
+    assert result.best is not None
+    assert all(record["macs"] <= macs_session.limit.limit for record in result.episodes)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"settings": {"seed": 1}}, "seed was 0 and is now 1"),
+        (
+            {"settings": {"agent": AgentSettings(hidden_units=(9, 8), batch_size=8)}},
+            "agent.hidden_units was [8, 8] and is now [9, 8]",
+        ),
+        ({"budget": Budget(macs=0.6)}, "budget was 'macs=0.5' and is now 'macs=0.6'"),
+        ({"input_range": "imagenet"}, "input_range was '-1..1' and is now 'imagenet'"),
+        ({"meter": ScriptedMeter(name="other")}, "meter was None and is now 'other ("),
+        ({"model": "other"}, "model was"),
+        ({"split": "other"}, "search_images was"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
+)
+def test_a_checkpoint_is_resumed_by_the_same_session_only(model, split, resumable, change, words):
+    given = {"model": model, "split": split, "budget": Budget(macs=0.5), "settings": {}, **change}
+    if change.get("model"):
+        given["model"] = keras.models.clone_model(model)
+        given["model"].set_weights([1.01 * array for array in model.get_weights()])
+    if change.get("split"):
+        given["split"] = dataclasses.replace(split, search=split.search.take(np.arange(99)))
+    settings = given.pop("settings")
+    session = make_session(given.pop("model"), given.pop("split"), given.pop("budget"), **given, **settings)
+    refusal = pytest.raises(RunFolderError, match=re.escape(f"of another search: {words}"))
+    with RunFolder(resumable, resume=True) as folder, refusal:
+        session.search(folder)
+
+
+@pytest.fixture(scope="module")
+def resumable(model, split, tmp_path_factory):
+    path = tmp_path_factory.mktemp("resumable")
+    with RunFolder(path) as folder:
+        make_session(model, split, Budget(macs=0.5)).search(folder)
+    return path
+
+
+def test_how_often_to_save_may_change_when_a_search_is_resumed(model, split, resumable):
+    with RunFolder(resumable, resume=True) as folder:
+        result = make_session(model, split, Budget(macs=0.5), checkpoint_every=1).search(folder)
+    assert len(result.episodes) == 4
+
+
+def test_latency_of_a_meter_without_drift_correction_is_taken_as_it_is(model, split):
+    class Plain(ScriptedMeter):
+        def measure(self, tflite):
+            return Latency.from_samples([self._ms(tflite)])
+
+    session = make_session(model, split, Budget(latency=0.5), meter=Plain())
+    assert session.baseline_ms == pytest.approx(len(session.tflite) * 1e-4)
+
+
+def scored(widths, top1, *, feasible=True):
+    return Score(widths, top1 - 1.0, top1, 1.0, Cost(sum(widths), 1), None, feasible)
+
+
+@pytest.mark.parametrize(
+    ("best", "uniform", "winner"),
+    [
+        (scored((4, 4, 8), 0.8), scored((8, 8, 8), 0.7), "agent"),
+        (scored((4, 4, 8), 0.7), scored((8, 8, 8), 0.8), "uniform"),
+        (scored((4, 4, 8), 0.7), scored((8, 8, 8), 0.8, feasible=False), "agent"),
+        (scored((4, 4, 8), 0.7), scored((8, 8, 8), 0.7), "uniform"),  # more operations left
+        (scored((8, 8, 8), 0.7), scored((8, 8, 8), 0.7), "uniform"),
+        (None, scored((8, 8, 8), 0.1), "uniform"),
+    ],
+)
+def test_the_better_feasible_network_is_chosen_and_its_finder_named(macs_session, best, uniform, winner):
+    chosen = macs_session.choose(uniform, SearchResult(best, ()))
+    assert chosen == ({"agent": best, "uniform": uniform}[winner], winner)
+
+
+def test_without_a_network_within_the_budget_a_sentence_says_so(macs_session):
+    with pytest.raises(BudgetError, match=r"No network within the budget macs=0\.5 was found in 2 episodes"):
+        macs_session.choose(scored((8, 8, 8), 0.1, feasible=False), SearchResult(None, ({}, {})))
