@@ -7,6 +7,7 @@ from typing import Any
 from amc_tf.layers.base import IdentityRule, LayerRule, OpaqueRule
 from amc_tf.layers.structural import (
     ActivationRule,
+    ChannelwiseOperationRule,
     ConcatenateRule,
     ElementwiseRule,
     NestedInputRule,
@@ -34,7 +35,7 @@ _WEIGHTED: dict[str, LayerRule] = {
 }
 _PER_CHANNEL = (
     "ReLU LeakyReLU ELU ThresholdedReLU ZeroPadding2D Cropping2D UpSampling2D MaxPooling2D AveragePooling2D "
-    "GlobalAveragePooling2D GlobalMaxPooling2D"
+    "GlobalAveragePooling2D GlobalMaxPooling2D GlobalAveragePooling1D GlobalMaxPooling1D"
 ).split()
 _IDENTITY = (
     "Dropout SpatialDropout2D GaussianDropout GaussianNoise AlphaDropout ActivityRegularization Identity"
@@ -67,12 +68,12 @@ _OPERATIONS: dict[str, LayerRule] = {
     ),
     **dict.fromkeys(
         (
-            "Relu Relu6 Sigmoid HardSigmoid Silu HardSwish HardSilu Gelu Tanh Elu LeakyRelu Selu Softplus "
-            "Clip Negative Square Absolute "
-            "relu relu6 sigmoid silu swish tanh elu gelu leaky_relu selu softplus "
-            "clip_by_value negative square abs identity"
+            "ReLU Relu Relu6 Sigmoid HardSigmoid Silu HardSwish HardSilu Gelu Tanh Elu LeakyRelu Selu "
+            "Softplus Softsign Celu Mish LogSigmoid HardTanh Clip Negative Square Sqrt Exp Absolute "
+            "relu relu6 sigmoid silu swish tanh elu gelu leaky_relu selu softplus softsign "
+            "clip_by_value negative square sqrt exp abs identity"
         ).split(),
-        LayerRule(),
+        ChannelwiseOperationRule(),
     ),
     **dict.fromkeys("Mean Max Sum reduce_mean reduce_max reduce_sum".split(), ReductionRule()),
     "Concatenate": ConcatenateRule(),
@@ -92,12 +93,17 @@ def find_rule(call: Call) -> LayerRule:
     is_keras = type(layer).__module__.partition(".")[0] in {"keras", "tf_keras"}
     if not is_keras:
         return OpaqueRule(f"{kind} is no layer of Keras itself")
+    if () in (*call.input_shapes, *call.output_shapes):
+        return OpaqueRule("a tensor of single numbers has no channels")
     if getattr(layer, "data_format", None) == "channels_first":
         return OpaqueRule("its channels come first: only channels-last layers are pruned")
     if not hasattr(layer, "weights") or kind == "TFOpLambda":
         name = layer.get_config()["function"].rpartition(".")[2] if kind == "TFOpLambda" else kind
         return _OPERATIONS.get(name) or OpaqueRule(f"no pruning rule for the operation {name}")
-    return _special_case(call, kind) or _LAYERS.get(kind) or OpaqueRule(f"no pruning rule for {kind}")
+    rule = _special_case(call, kind) or _LAYERS.get(kind) or OpaqueRule(f"no pruning rule for {kind}")
+    if rule.weight_names(layer) and len(rule.weight_names(layer)) != len(layer.weights):
+        return OpaqueRule(f"it has weights beyond {', '.join(rule.weight_names(layer))}")
+    return rule
 
 
 def _special_case(call: Call, kind: str) -> LayerRule | None:

@@ -12,6 +12,8 @@ from amc_tf.layers.base import IdentityRule, LayerRule, OpaqueRule, Wiring, free
 from amc_tf.layers.labels import Labels, LabelSets
 from amc_tf.trace import Call, TensorRef
 
+_ARRAY_REASON = "it combines the channels with a constant array"
+
 
 class NestedInputRule(IdentityRule):
     """The input layer of a nested model: it passes the channels on and states how many they are."""
@@ -35,6 +37,16 @@ class ActivationRule(LayerRule):
         return Wiring([inputs[0]])
 
 
+class ChannelwiseOperationRule(LayerRule):
+    """An operation that treats each number by itself, given constants that are single numbers."""
+
+    def connect(self, call: Call, inputs: Sequence[Labels], labels: LabelSets) -> Wiring:
+        """Passes the channels on."""
+        if _has_array_argument(call):
+            return OpaqueRule(_ARRAY_REASON).connect(call, inputs, labels)
+        return Wiring([inputs[0]])
+
+
 class ElementwiseRule(LayerRule):
     """Add, Multiply, Maximum and their like: equal channels of all inputs belong together."""
 
@@ -42,7 +54,7 @@ class ElementwiseRule(LayerRule):
         """Ties the inputs channel by channel; an input with one channel serves all and stays."""
         num_channels = call.output_shapes[0][-1]
         if _has_array_argument(call):
-            return OpaqueRule("it combines the channels with a constant array").connect(call, inputs, labels)
+            return OpaqueRule(_ARRAY_REASON).connect(call, inputs, labels)
         wide = [group for group in inputs if len(group) == num_channels]
         for group in inputs:
             if len(group) != num_channels:
@@ -69,12 +81,19 @@ class ReshapeRule(LayerRule):
     """Reshape and Flatten, where the channels stay on (or are repeated along) the last axis."""
 
     def connect(self, call: Call, inputs: Sequence[Labels], labels: LabelSets) -> Wiring:
-        """Follows every element; freezes the channels unless the last axis holds them alike everywhere."""
+        """Follows every element; freezes the channels unless the last axis holds them alike everywhere.
+
+        Where the target shape is written in the layer, all calls of the layer must shrink alike.
+        """
         shape, target = call.input_shapes[0], call.output_shapes[0]
         rows = np.broadcast_to(inputs[0], shape).reshape(-1, target[-1])
-        if (rows != rows[0]).any():
-            return OpaqueRule("it moves channels to another axis").connect(call, inputs, labels)
-        return Wiring([rows[0].copy()])
+        if (rows == rows[0]).all():
+            wiring = Wiring([rows[0].copy()])
+        else:
+            wiring = OpaqueRule("it moves channels to another axis").connect(call, inputs, labels)
+        if hasattr(call.layer, "target_shape"):
+            wiring.axes["target_shape"] = (wiring.outputs[0],)
+        return wiring
 
     def apply(self, call: Call, inputs: Sequence[Any], weights: Mapping[str, Any]) -> list[Any]:
         """Reshapes; the last axis takes what is left."""

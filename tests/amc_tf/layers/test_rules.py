@@ -109,6 +109,25 @@ def test_slicing_operators_are_run_as_they_are(library):
     assert widths_by_group(graph) == {"first": 8, "after": 5}
 
 
+def test_weights_that_the_rule_does_not_know_make_a_layer_opaque():
+    norm = tf_keras.layers.BatchNormalization(renorm=True, name="norm")
+    graph = ChannelGraph.from_model(between_convolutions(tf_keras, norm))
+    assert widths_by_group(graph) == {"first": 8, "after": 5}
+    reason = "it has weights beyond gamma, beta, moving_mean, moving_variance"
+    assert frozen_reasons(graph)["norm"] == reason
+
+
+def test_single_numbers_for_each_image_are_run_as_they_are():
+    def body(hidden):
+        factor = keras.layers.Reshape((1,))(keras.ops.mean(hidden, axis=(1, 2, 3)))
+        hidden = keras.layers.Flatten()(keras.layers.Conv2D(5, 1, name="after")(hidden))
+        return keras.layers.Dense(6, name="dense")(hidden) * factor
+
+    graph = check_network(classifier(keras, body))
+    assert widths_by_group(graph) == {"after": 5, "dense": 6}
+    assert frozen_reasons(graph)["first"].startswith("a tensor of single numbers has no channels")
+
+
 def test_opaque_rules_freeze_what_enters_and_what_leaves():
     graph = ChannelGraph.from_model(
         between_convolutions(keras, keras.layers.Permute((2, 1, 3), name="permute"))

@@ -1,6 +1,8 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
+import tf_keras
 
 from amc_tf.errors import ModelError
 from amc_tf.graph import ChannelGraph
@@ -302,11 +304,51 @@ def test_an_operator_with_an_array_freezes_the_channels(library):
     assert "it combines the channels with a constant array" in frozen_reasons(graph)["before"]
 
 
+def test_an_operation_with_an_array_freezes_the_channels():
+    limits = np.arange(6, dtype=np.float32)
+
+    def body(hidden):
+        hidden = tf.clip_by_value(tf_keras.layers.Conv2D(6, 1, name="before")(hidden), -1.0, limits)
+        return tf_keras.layers.Conv2D(5, 1, name="after")(hidden)
+
+    graph = check_network(classifier(tf_keras, body))
+    assert widths_by_group(graph) == {"first": 8, "after": 5}
+    assert "it combines the channels with a constant array" in frozen_reasons(graph)["before"]
+
+
+def test_a_reshape_called_twice_shrinks_alike_in_both_calls(library):
+    layers = library.layers
+    twice = layers.Reshape((64, 8))
+
+    def body(hidden):
+        left = twice(layers.Conv2D(8, 1, name="left")(hidden))
+        return layers.Flatten()(layers.Concatenate()([left, twice(hidden)]))
+
+    graph = check_network(classifier(library, body))
+    assert widths_by_group(graph) == {"first": 8}
+    assert graph.groups[0].producers == ("first", "left")
+
+
+def test_a_reshape_that_moves_channels_in_one_call_freezes_the_other(library):
+    layers = library.layers
+    twice = layers.Reshape((64, 8))
+
+    def body(hidden):
+        hidden = layers.Conv2D(8, 1, name="free")(hidden)
+        moved = layers.Conv2D(16, 1, strides=(1, 2), name="moved")(hidden)
+        left = twice(layers.Conv2D(8, 1, name="left")(hidden))
+        return layers.Flatten()(layers.Concatenate()([left, twice(moved)]))
+
+    graph = check_network(classifier(library, body))
+    assert widths_by_group(graph) == {"first": 8, "free": 8}
+    assert set(frozen_reasons(graph)) == {"left", "moved"}
+
+
 def test_keras_operations_prune_like_layers():
     ops = keras.ops
 
     def body(hidden):
-        hidden = ops.relu6(hidden + 3.0) / 6.0
+        hidden = ops.relu6(keras.activations.relu(hidden) + 3.0) / 6.0
         for name in "relu sigmoid silu gelu tanh hard_swish leaky_relu elu selu softplus square abs".split():
             hidden = getattr(ops, name)(hidden)
         hidden = ops.maximum(hidden, ops.negative(hidden))
@@ -319,9 +361,6 @@ def test_keras_operations_prune_like_layers():
 
 
 def test_tensorflow_operations_in_a_tf_keras_model_prune_like_layers():
-    import tensorflow as tf
-    import tf_keras
-
     def body(hidden):
         hidden = tf.nn.relu6(hidden + 3.0) * (1.0 / 6.0)
         hidden = tf.nn.relu(hidden) + tf.sigmoid(hidden) + tf.nn.silu(hidden) + tf.math.tanh(hidden)
