@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from amc_tf.device.convert import TFLiteRunner, to_tflite
 from amc_tf.errors import ModelError, PlanError
 from amc_tf.graph import ChannelGraph
 from amc_tf.network import NetworkFunction
@@ -54,6 +55,20 @@ def test_a_bound_function_holds_the_weights_as_constants(model):
     concrete = bound.get_concrete_function()
     assert not concrete.captured_inputs
     assert relative_error(concrete(tf.constant(IMAGES[:1])), network(IMAGES[:1], weights)) < 1e-5
+
+
+def test_layers_run_as_they_are_survive_the_conversion_to_tflite(library):
+    layers = library.layers
+
+    def body(hidden):
+        hidden = layers.LayerNormalization()(layers.Conv2D(8, 1)(hidden))
+        hidden = layers.Conv2D(8, 3, groups=2, activation="relu")(hidden)
+        return layers.Conv2D(6, 1)(hidden)
+
+    network = NetworkFunction(randomize(classifier(library, body)))
+    weights = network.slice(random_plan(network.graph))
+    tflite = to_tflite(network.bind(weights), precision="float32", input_shape=network.input_shape)
+    assert relative_error(TFLiteRunner(tflite).predict(IMAGES), network(IMAGES, weights)) < 1e-4
 
 
 def test_a_predictor_serves_batches_of_any_size(model):
