@@ -12,68 +12,27 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from amc_tf import __version__
 from amc_tf.budget import Budget
-from amc_tf.cost import Cost
-from amc_tf.data import DataSplit, as_image_data, split_data, to_input_range
-from amc_tf.device.convert import TFLiteRunner, to_tflite, verify
-from amc_tf.device.latency import Latency, LatencyMeter
+from amc_tf.data import DataSplit, ImageData, as_image_data, same_classes, split_data, to_input_range
+from amc_tf.device.convert import to_tflite
+from amc_tf.device.latency import LatencyMeter
 from amc_tf.device.store import CachedMeter, MeasurementStore
-from amc_tf.errors import ConversionError
-from amc_tf.evaluate import accuracy
 from amc_tf.finetune import EpochRecord, finetune
 from amc_tf.graph import count_cost
 from amc_tf.plan import PruningPlan
 from amc_tf.progress import Progress
 from amc_tf.rebuild import rebuild
 from amc_tf.report import make_report
+from amc_tf.results import NetworkResult, ResultMeasurer
 from amc_tf.run_folder import RunFolder, write_keras_model
 from amc_tf.score import Score
 from amc_tf.session import PruningSession
 from amc_tf.settings import FinetuneSettings, SearchSettings
 
-_NUM_VERIFICATION_IMAGES = 64
-_NUM_FINAL_TIMINGS = 3
+_NUM_INT8_IMAGES = 100
 _PACKAGES = ("tensorflow", "keras", "ai-edge-litert", "numpy")
-
-
-@dataclasses.dataclass(frozen=True)
-class NetworkResult:
-    """What the summary tells of one network.
-
-    Attributes:
-        top1: accuracy on the validation images, in [0, 1].
-        top5: likewise.
-        cost: exact cost.
-        tflite_bytes: size of its TFLite file.
-        latency: how long it takes, None without a meter.
-    """
-
-    top1: float
-    top5: float
-    cost: Cost
-    tflite_bytes: int
-    latency: Latency | None
-
-    def to_json(self) -> dict[str, Any]:
-        """Returns the entry of `summary.json`."""
-        latency = None
-        if self.latency is not None:
-            latency = {
-                "median": self.latency.median_ms,
-                "p5": self.latency.p5_ms,
-                "p95": self.latency.p95_ms,
-                "ratio": self.latency.ratio,
-            }
-        return {
-            "top1": self.top1,
-            "top5": self.top5,
-            "macs": self.cost.macs,
-            "params": self.cost.params,
-            "tflite_bytes": self.tflite_bytes,
-            "latency_ms": latency,
-        }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +52,7 @@ class CompressionResult:
     summary: Mapping[str, Any]
 
 
-def compress(
+def compress(  # noqa: PLR0913, the façade: each argument is a choice of the user
     model: Any,
     train: Any,
     validation: Any,
@@ -127,7 +86,8 @@ def compress(
         out: run folder to fill; None writes nothing.
         resume: go on with the run in that folder.
         overwrite: delete an earlier run in that folder.
-        labels: entries for the summary that say where model and data came from ("model", "data", "command").
+        labels: entries for the summary that say where model and data came from ("model", "data", "command");
+            by default the model's name, the number of images and the budget.
         progress: told what happens.
 
     Returns:
@@ -137,36 +97,44 @@ def compress(
         AmcError: one of its subclasses, with a sentence for the user; see `amc_tf.errors`.
     """
     settings = settings or SearchSettings()
-    finetuning = finetuning or FinetuneSettings()
-    progress = progress or Progress()
+    split = _split(train, validation, settings)
+    labels = {**_default_labels(model, budget, train=split.train, test=split.test), **(labels or {})}
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(RunFolder(out, resume=resume, overwrite=overwrite)) if out else None
         store = stack.enter_context(MeasurementStore(folder.measurements if folder else None))
         job = _Compression(
             model,
-            _split(train, validation, settings),
+            split,
             settings=settings,
-            finetuning=finetuning,
+            finetuning=finetuning or FinetuneSettings(),
             input_range=input_range,
             meter=meter,
-            progress=progress,
+            progress=progress or Progress(),
         )
         cached = CachedMeter(meter, store) if meter else None
-        return job.run(budget, cached, folder, finetune_uniform=finetune_uniform, labels=labels or {})
+        return job.run(budget, cached, folder, finetune_uniform=finetune_uniform, labels=labels)
 
 
 def _split(train: Any, validation: Any, settings: SearchSettings) -> DataSplit:
     return split_data(
-        as_image_data(train),
-        as_image_data(validation),
+        *same_classes(as_image_data(train), as_image_data(validation)),
         num_calibration=settings.num_calibration_images,
         num_search=settings.num_search_images,
         seed=settings.seed,
     )
 
 
+def _default_labels(model: Any, budget: Budget, *, train: ImageData, test: ImageData) -> dict[str, str]:
+    """Says where model and data came from when the caller does not."""
+    call = f"amc_tf.compress(model, train, validation, budget=amc_tf.Budget({budget}), ...)"
+    data = f"{len(train)} training and {len(test)} validation images"
+    return {"model": str(getattr(model, "name", "model")), "data": data, "command": call}
+
+
 class _Compression:
     """The stages of one compression in their order; `run` reads like the list of them."""
+
+    _session: PruningSession
 
     def __init__(
         self,
@@ -186,6 +154,7 @@ class _Compression:
         self._input_range = input_range
         self._meter = meter
         self._progress = progress
+        self._measurer = ResultMeasurer(split.test, input_range=input_range, meter=meter)
         self._stages: list[tuple[str, float]] = []
 
     def run(
@@ -197,9 +166,9 @@ class _Compression:
         finetune_uniform: bool,
         labels: Mapping[str, Any],
     ) -> CompressionResult:
-        """Runs all stages and, with a folder, writes its files; `cached` times the candidates of the search."""
+        """Runs all stages; `cached` times candidates, a folder gets the files."""
         self._stage("calibrate")
-        session = self._session = PruningSession(
+        self._session = PruningSession(
             self._model,
             self._split,
             budget=budget,
@@ -208,41 +177,47 @@ class _Compression:
             meter=cached,
         )
         self._stage("search")
-        uniform = session.uniform()
+        uniform = self._session.uniform()
         score, found_by = self._search(uniform, folder)
-        plan = session.builder.plan(score.widths)
-        slim, slim_uniform = self._rebuild(score), self._rebuild(uniform)
+        plan = self._session.builder.plan(score.widths)
+        models = {"uniform": self._rebuild(uniform), "pruned": self._rebuild(score)}
         self._stage("finetune")
-        final = self._finetune(slim)
-        tuned_uniform = self._finetune(slim_uniform) if finetune_uniform else None
+        final = models["finetuned"] = self._finetune(models["pruned"])
+        if finetune_uniform:
+            models["uniform_finetuned"] = self._finetune(models["uniform"])
         self._stage("convert")
         tflite = {precision: self._convert(final, precision) for precision in ("float32", "int8")}
-        originals = {"float32": session.tflite, "int8": self._convert(self._model, "int8")}
-        verification = {precision: self._verify(final, tflite[precision], precision) for precision in tflite}
-        self._stage("measure")
-        original_cost, slim_cost = session.graph.count(), score.cost
-        results = {
-            "baseline": self._describe(originals["float32"], original_cost, originals["float32"], self._model),
-            "uniform": self._describe_model(slim_uniform, originals["float32"]),
-            "pruned": self._describe_model(slim, originals["float32"]),
-            "finetuned": self._describe(tflite["float32"], slim_cost, originals["float32"], final),
-            "int8_baseline": self._describe(originals["int8"], original_cost, originals["int8"]),
-            "int8": self._describe(tflite["int8"], slim_cost, originals["int8"]),
+        verification = {
+            precision: self._measurer.verify(final, content, precision=precision)
+            for precision, content in tflite.items()
         }
-        if tuned_uniform is not None:
-            results["uniform_finetuned"] = self._describe_model(tuned_uniform, originals["float32"])
+        self._stage("measure")
+        results = self._measure(models, tflite["int8"])
         self._stage("report")
         summary = {
             **labels,
             **{name: result.to_json() for name, result in results.items()},
             "plan_found_by": found_by,
-            "channels": _channels(session, score, uniform),
+            "channels": _channels(self._session, score, uniform),
             "verification": verification,
-            **self._settings_summary(session),
+            **self._settings_summary(),
         }
         if folder is not None:
             _write(folder, final, plan, tflite, summary)
         return CompressionResult(final, plan, tflite, summary)
+
+    def _measure(self, models: Mapping[str, Any], int8: bytes) -> dict[str, NetworkResult]:
+        """Measures the original and the slim models, each precision beside the original in that precision."""
+        original, full = self._session.tflite, self._session.graph.count()
+        original_int8 = self._convert(self._model, "int8")
+        measurer, slim = self._measurer, count_cost(models["finetuned"])
+        results = {"baseline": measurer.measure_model(self._model, original, cost=full, reference=original)}
+        for name, model in models.items():
+            content = self._convert(model, "float32")
+            results[name] = measurer.measure_model(model, content, cost=count_cost(model), reference=original)
+        for name, content, cost in (("int8_baseline", original_int8, full), ("int8", int8, slim)):
+            results[name] = measurer.measure_tflite(content, cost=cost, reference=original_int8)
+        return results
 
     def _stage(self, name: str) -> None:
         self._stages.append((name, time.perf_counter()))
@@ -252,8 +227,7 @@ class _Compression:
         """Returns the seconds that each stage took that has ended, and all of them."""
         ends = self._stages[1:]
         seconds = {
-            name: round(end - start, 2)
-            for (name, start), (_, end) in zip(self._stages, ends, strict=False)
+            name: round(end - start, 2) for (name, start), (_, end) in zip(self._stages, ends, strict=False)
         }
         return {**seconds, "total": round(ends[-1][1] - self._stages[0][1], 2)}
 
@@ -287,58 +261,16 @@ class _Compression:
         return result.model
 
     def _convert(self, model: Any, precision: str) -> bytes:
-        images = self._calibration_images() if precision == "int8" else None
+        images = self._split.calibration.images[:_NUM_INT8_IMAGES]
         return to_tflite(
             model,
             precision=precision,
-            calibration_images=images,
+            calibration_images=to_input_range(images, self._input_range) if precision == "int8" else None,
             input_shape=self._session.network.input_shape,
         )
 
-    def _calibration_images(self) -> NDArray[np.float32]:
-        return to_input_range(self._split.calibration.images[:100], self._input_range)
-
-    def _verify(self, model: Any, tflite: bytes, precision: str) -> dict[str, Any]:
-        """Compares a converted network with Keras; int8 that strays is told in the summary, not raised."""
-        images = to_input_range(self._split.test.images[:_NUM_VERIFICATION_IMAGES], self._input_range)
-        try:
-            agreement = verify(
-                tflite, lambda batch: np.asarray(model(batch, training=False)), images, precision=precision
-            )
-        except ConversionError as error:
-            if precision == "float32":
-                raise
-            return {"error": str(error)}
-        return agreement.to_json()
-
-    def _describe_model(self, model: Any, reference: bytes) -> NetworkResult:
-        return self._describe(self._convert(model, "float32"), count_cost(model), reference, model)
-
-    def _describe(
-        self, tflite: bytes, cost: Cost, reference: bytes, model: Any | None = None
-    ) -> NetworkResult:
-        """Measures a network on the validation images: by Keras if `model` is given, else by running TFLite."""
-        if model is not None:
-            found = accuracy(
-                lambda images: np.asarray(model(images, training=False)),
-                self._split.test,
-                input_range=self._input_range,
-            )
-        else:
-            runner = TFLiteRunner(tflite, num_threads=os.cpu_count() or 1)
-            found = accuracy(runner.predict, self._split.test, input_range=self._input_range)
-        return NetworkResult(found.top1, found.top5, cost, len(tflite), self._time(tflite, reference))
-
-    def _time(self, tflite: bytes, reference: bytes) -> Latency | None:
-        """Times a network beside its reference several times and returns the middle timing."""
-        if self._meter is None:
-            return None
-        meter = self._meter.with_reference(reference)
-        timings = [meter.measure(tflite) for _ in range(_NUM_FINAL_TIMINGS)]
-        return sorted(timings, key=lambda latency: latency.ratio or latency.median_ms)[len(timings) // 2]
-
-    def _settings_summary(self, session: PruningSession) -> dict[str, Any]:
-        limit = session.limit
+    def _settings_summary(self) -> dict[str, Any]:
+        limit = self._session.limit
         meter = None
         if self._meter is not None:
             meter = {"name": self._meter.name, "fingerprint": self._meter.fingerprint()}
@@ -354,6 +286,7 @@ class _Compression:
             "settings": {"search": self._settings.to_json(), "finetune": self._finetuning.to_json()},
             "versions": {
                 "python": platform.python_version(),
+                "amc-tf": __version__,
                 **{name: importlib.metadata.version(name) for name in _PACKAGES},
             },
             "seconds": self._seconds(),

@@ -38,6 +38,7 @@ __all__ = [
     "as_image_data",
     "check_data_fits",
     "load_data",
+    "same_classes",
     "split_data",
     "to_input_range",
 ]
@@ -201,7 +202,7 @@ def _load_npz(path: Path, seed: int) -> tuple[ImageData, ImageData]:
         raise DataError(f"{path} cannot be read as an .npz file of plain arrays ({error}).") from error
     for part in ("test", "val", "validation", "valid"):
         if {"x_train", "y_train", f"x_{part}", f"y_{part}"} <= arrays.keys():
-            return _same_classes(
+            return same_classes(
                 _from_arrays(arrays["x_train"], arrays["y_train"]),
                 _from_arrays(arrays[f"x_{part}"], arrays[f"y_{part}"]),
             )
@@ -249,7 +250,7 @@ def _load_function(module_name: str, function_name: str) -> tuple[ImageData, Ima
             f"{name} returned a {type(result).__name__}, but must return a pair of training and validation "
             "data."
         )
-    return _same_classes(as_image_data(result[0]), as_image_data(result[1]))
+    return same_classes(as_image_data(result[0]), as_image_data(result[1]))
 
 
 @contextlib.contextmanager
@@ -263,8 +264,16 @@ def _working_folder_importable() -> Iterator[None]:
         sys.path.remove(folder)
 
 
-def _same_classes(train: ImageData, validation: ImageData) -> tuple[ImageData, ImageData]:
-    """Gives both parts the larger number of unnamed classes: one of them may miss the last class."""
+def same_classes(train: ImageData, validation: ImageData) -> tuple[ImageData, ImageData]:
+    """Gives both parts the larger number of unnamed classes: one of them may miss the last class.
+
+    Args:
+        train: training data.
+        validation: validation data.
+
+    Returns:
+        The same images and labels; unchanged where classes have names.
+    """
     if train.class_names is not None or validation.class_names is not None:
         return train, validation
     num_classes = max(train.num_classes, validation.num_classes)

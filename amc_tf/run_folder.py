@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -95,7 +95,9 @@ class RunFolder:
         RunFolderError: if an earlier run is there and neither flag is given, or another process is using it.
     """
 
-    def __init__(self, path: str | Path, *, resume: bool = False, overwrite: bool = False) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], *, resume: bool = False, overwrite: bool = False
+    ) -> None:
         self.path = Path(path)
         self._resume = resume
         self._overwrite = overwrite
@@ -171,8 +173,12 @@ class RunFolder:
         self.write_bytes("episodes.jsonl", b"".join(line + b"\n" for line in lines))
         return records
 
-    def save_state(self, arrays: dict[str, NDArray[Any]]) -> None:
-        """Writes the state of the search whole."""
+    def save_state(self, arrays: Mapping[str, Any]) -> None:
+        """Writes the state of the search whole.
+
+        Args:
+            arrays: NumPy arrays by name.
+        """
         write_atomically(self._state_file, lambda file: np.savez(file, **arrays))
 
     def load_state(self) -> dict[str, NDArray[Any]] | None:
