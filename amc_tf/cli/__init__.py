@@ -1,0 +1,131 @@
+"""The command line: `amc-tf VERB ...`, one module per verb.
+
+Results go to stdout, everything else to stderr. Exit codes: 0 done, 1 failed (one sentence on stderr), 2
+wrong usage, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import sys
+import traceback
+from collections.abc import Sequence
+
+import amc_tf
+from amc_tf.cli import (
+    benchmark,
+    compress,
+    console,
+    convert,
+    demo,
+    finetune,
+    inspect,
+    prune,
+    report,
+    search,
+)
+from amc_tf.errors import AmcError
+
+_VERBS = {
+    "demo": demo,
+    "compress": compress,
+    "inspect": inspect,
+    "search": search,
+    "prune": prune,
+    "finetune": finetune,
+    "convert": convert,
+    "benchmark": benchmark,
+    "report": report,
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command.
+
+    Args:
+        argv: The words after `amc-tf`; those of the process by default.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        SystemExit: With 0 after `--help` and `--version`, with 2 after wrong usage.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    args = make_parser().parse_args(_join_negative_range(words))
+    args.argv = ["amc-tf", *words]
+    try:
+        console.prepare(debug=args.debug, needs_keras=args.needs_keras)
+        code: int = args.run(args)
+        sys.stdout.flush()
+        return code
+    except KeyboardInterrupt:
+        console.fail(_interrupted(args))
+        return 130
+    except BrokenPipeError:
+        # Whoever read stdout has gone; what is left in its buffer must not raise again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:  # the last stop: nothing may end in a traceback that nobody asked for
+        if args.debug:
+            traceback.print_exc()
+        else:
+            console.fail(_sentence(error))
+        return 1
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Returns the parser of all commands; loads no TensorFlow."""
+    parser = argparse.ArgumentParser(
+        prog="amc-tf",
+        description="Learned channel pruning for Keras classifiers: a model and its data in, a faster TFLite "
+        "network out.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"amc-tf {amc_tf.__version__}")
+    verbs = parser.add_subparsers(metavar="VERB", required=True)
+    for name, module in _VERBS.items():
+        summary = (module.__doc__ or "").partition(": ")[2].partition("\n")[0]
+        verb = verbs.add_parser(name, help=summary.rstrip("."), description=summary, allow_abbrev=False)
+        verb.set_defaults(run=module.run, needs_keras=True)
+        module.add_arguments(verb)
+        verb.add_argument("--json", action="store_true", help="print the result as one JSON document")
+        verb.add_argument("--debug", action="store_true", help="show tracebacks and what libraries say")
+        verb.add_argument("--quiet", action="store_true", help="show no progress")
+    return parser
+
+
+def _join_negative_range(words: Sequence[str]) -> list[str]:
+    """Writes `--input-range -1..1` as one word: argparse takes the value for an option otherwise."""
+    joined: list[str] = []
+    for word in words:
+        if joined and joined[-1] == "--input-range" and word.startswith("-1"):
+            joined[-1] += f"={word}"
+        else:
+            joined.append(word)
+    return joined
+
+
+def _interrupted(args: argparse.Namespace) -> str:
+    if not hasattr(args, "resume"):
+        return "Interrupted."
+    words = [word for word in args.argv if word not in ("--resume", "--overwrite")]
+    command = shlex.join([*words, "--resume"])
+    return f"Interrupted; all up to the last checkpoint is saved. Go on with: {command}"
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, AmcError):
+        return str(error)
+    if isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError":
+        return f"Memory ran out ({_first_line(error)}): close other programs or take fewer images."
+    if isinstance(error, OSError):
+        name = f"{error.filename}: " if error.filename else ""
+        return f"{name}{error.strerror or _first_line(error)}."
+    return f"Unexpected {type(error).__name__}: {_first_line(error)}; run again with --debug to see where."
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

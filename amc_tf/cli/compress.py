@@ -1,0 +1,64 @@
+"""The verb compress: find a plan within a budget, fine-tune, convert, time and report."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from amc_tf.cli import console, options
+from amc_tf.cli.table import result_table
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds model, data, budget and all settings."""
+    options.add_model(parser)
+    options.add_data(parser)
+    add_settings(parser)
+
+
+def add_settings(
+    parser: argparse.ArgumentParser, *, budget: str | None = None, out: str | None = None
+) -> None:
+    """Adds what `demo` has too: everything but model and data; budget and out may have defaults."""
+    options.add_search(parser, budget=budget)
+    options.add_meter(parser)
+    options.add_finetune(parser)
+    parser.add_argument(
+        "--finetune-uniform", action="store_true", help="fine-tune the uniform control too, to compare with"
+    )
+    options.add_run_folder(parser, out=out)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Compresses and prints the table of results, or with --json the summary."""
+    with console.stdout_for_results():
+        settings = options.search_settings(args)
+        finetuning = options.finetune_settings(args)
+        budget, meter = options.budget_and_meter(args, settings)
+        from amc_tf.compress import compress
+        from amc_tf.model_file import load_model
+
+        model = load_model(args.model)
+        train, validation = options.load_images(model, args)
+        result = compress(
+            model,
+            train,
+            validation,
+            budget=budget,
+            meter=meter,
+            settings=settings,
+            finetuning=finetuning,
+            finetune_uniform=args.finetune_uniform,
+            input_range=args.input_range,
+            out=args.out,
+            resume=args.resume,
+            overwrite=args.overwrite,
+            labels={"model": args.model, "data": args.data, "command": args.argv},
+            progress=console.make_progress(quiet=args.quiet),
+        )
+    if args.json:
+        console.print_json(result.summary)
+        return 0
+    print(result_table(result.summary))
+    print(f"\nReport: {Path(args.out) / 'report.html'}")
+    return 0

@@ -1,0 +1,57 @@
+"""The verb finetune: train a model, with distillation from a teacher if one is given."""
+
+from __future__ import annotations
+
+import argparse
+
+from amc_tf.cli import console, options
+from amc_tf.cli.table import percent
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds model, data, teacher, output and the settings of fine-tuning."""
+    options.add_model(parser)
+    options.add_data(parser)
+    options.add_output_file(parser, "the .keras file to write")
+    parser.add_argument("--teacher", metavar="MODEL", help="the original model, to be imitated")
+    options.add_finetune(parser, prefix="")
+    options.add_seed(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Fine-tunes, saves the best epoch, and prints the accuracy before and after."""
+    with console.stdout_for_results():
+        path = console.check_output(args.out, overwrite=args.overwrite, suffixes=(".keras",))
+        settings = options.finetune_settings(args)
+        from amc_tf.data import split_data
+        from amc_tf.finetune import finetune
+        from amc_tf.model_file import load_model
+        from amc_tf.run_folder import write_keras_model
+
+        model = load_model(args.model)
+        teacher = load_model(args.teacher) if args.teacher else None
+        train, validation = options.load_images(model, args)
+        split = split_data(
+            train, validation, num_calibration=1, num_search=options.SEARCH.num_search_images, seed=args.seed
+        )
+        progress = console.make_progress(quiet=args.quiet)
+        progress.stage("finetune")
+        result = finetune(
+            model,
+            split.train,
+            split.search,
+            settings=settings,
+            input_range=args.input_range,
+            teacher=teacher,
+            on_epoch=lambda record: progress.epoch(record.epoch, settings.epochs, record.top1),
+        )
+        progress.stage("report")
+        write_keras_model(result.model, path)
+        before, after = (options.top1(network, split.test, args) for network in (model, result.model))
+    if args.json:
+        accuracies = {"before": {"top1": before}, "after": {"top1": after}}
+        console.print_json({"model": str(path), **accuracies, "best_epoch": result.best_epoch})
+        return 0
+    print(f"top-1 {percent(before)} -> {percent(after)} on {len(split.test)} validation images")
+    print(path)
+    return 0

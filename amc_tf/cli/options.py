@@ -1,0 +1,267 @@
+"""Options that several commands share, and the values made of them; settings.py has the defaults."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from amc_tf.errors import BudgetError, DataError, SettingsError
+from amc_tf.reward import find_reward, needs_latency
+from amc_tf.settings import FinetuneSettings, SearchSettings
+
+if TYPE_CHECKING:
+    from amc_tf.budget import Budget
+    from amc_tf.data import ImageData
+    from amc_tf.device.host_meter import HostMeter
+
+SEARCH = SearchSettings()
+FINETUNE = FinetuneSettings()
+METERS = ("host", "none")
+_SEED = ("seed", "--seed", "seed of every random draw")
+_WIDTHS = (
+    ("round_to", "--round-to", "widths are multiples of this"),
+    ("min_keep_ratio", "--min-keep-ratio", "smallest part of a layer's channels that stays"),
+)
+# The paper explores for a quarter of its 400 episodes; a shorter search keeps that proportion.
+_WARMUP_SHARE = 4
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Adds the model."""
+    parser.add_argument("model", metavar="MODEL", help="a .keras or .h5 file, or `demo`, the shipped network")
+
+
+def add_data(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
+    """Adds where images come from and how they are scaled."""
+    parser.add_argument(
+        "--data",
+        metavar="DATA",
+        required=required,
+        help="digits, cifar10, cifar100, a folder of class folders, an .npz file, or module:function",
+    )
+    add_input_range(parser)
+
+
+def add_input_range(parser: argparse.ArgumentParser) -> None:
+    """Adds how images are scaled for the model."""
+    parser.add_argument(
+        "--input-range",
+        default="-1..1",
+        metavar="RANGE",
+        help="pixel values that the model takes: -1..1, 0..1, 0..255 or imagenet (default: %(default)s)",
+    )
+
+
+def add_meter(parser: argparse.ArgumentParser) -> None:
+    """Adds the device that times networks."""
+    parser.add_argument(
+        "--meter", choices=METERS, default="host", help="what times networks (default: %(default)s)"
+    )
+    add_threads(parser)
+
+
+def add_seed(parser: argparse.ArgumentParser) -> None:
+    """Adds the seed of commands that do not search."""
+    _add_settings(parser, SEARCH, [_SEED])
+
+
+def add_threads(parser: argparse.ArgumentParser) -> None:
+    """Adds the number of threads of one inference."""
+    parser.add_argument(
+        "--threads", type=int, default=1, metavar="N", help="threads of one inference (default: %(default)s)"
+    )
+
+
+def add_recovery(parser: argparse.ArgumentParser) -> None:
+    """Adds what makes up for removed channels without training."""
+    for option, name, what in (
+        ("--reconstruct", "reconstruct", "re-fit the kept weights by least squares"),
+        ("--batch-norm", "reestimate_batch_norm", "measure the batch-norm statistics again"),
+    ):
+        parser.add_argument(
+            option,
+            dest=name,
+            action=argparse.BooleanOptionalAction,
+            default=getattr(SEARCH, name),
+            help=f"{what} (default: yes)",
+        )
+    _add_settings(parser, SEARCH, [("num_calibration_images", "--calibration-images", "images for both")])
+
+
+def add_search(parser: argparse.ArgumentParser, *, budget: str | None = None) -> None:
+    """Adds budget, which must be given unless it has a default, and settings of a search."""
+    parser.add_argument(
+        "--budget",
+        metavar="KIND=VALUE",
+        required=budget is None,
+        default=budget,
+        help="macs, params, bytes or latency; a ratio of the original (latency=0.5) or absolute (macs=285M, "
+        "latency=8ms); or accuracy=0.99 for the cheapest network that keeps that part of the accuracy",
+    )
+    parser.add_argument(
+        "--warmup-episodes",
+        type=int,
+        metavar="N",
+        help=f"episodes of random actions (default: {SEARCH.warmup_episodes}, at most a quarter of all)",
+    )
+    _add_settings(
+        parser,
+        SEARCH,
+        [
+            ("episodes", "--episodes", "episodes of the search"),
+            _SEED,
+            ("reward", "--reward", "error, macs, parameters, latency or soft_latency"),
+            ("importance", "--importance", "what decides which channels stay"),
+            *_WIDTHS,
+            ("num_search_images", "--search-images", "images behind the accuracy in the reward"),
+            ("checkpoint_every", "--checkpoint-every", "episodes between two checkpoints"),
+        ],
+    )
+    add_recovery(parser)
+
+
+def add_uniform_budget(parser: argparse.ArgumentParser) -> None:
+    """Adds a budget without a search, and the widths that it may choose from."""
+    parser.add_argument(
+        "--budget", metavar="KIND=VALUE", help="show the uniform plan of macs, params or bytes=VALUE too"
+    )
+    _add_settings(parser, SEARCH, _WIDTHS)
+
+
+def add_finetune(parser: argparse.ArgumentParser, *, prefix: str = "finetune-") -> None:
+    """Adds the settings of fine-tuning."""
+    _add_settings(
+        parser,
+        FINETUNE,
+        [
+            ("epochs", f"--{prefix}epochs", "epochs of fine-tuning, 0 for none"),
+            ("learning_rate", f"--{prefix}learning-rate", "highest learning rate of fine-tuning"),
+            ("batch_size", f"--{prefix}batch-size", "images per training step"),
+            ("distillation_weight", "--distillation-weight", "part of the loss that imitates the original"),
+        ],
+        dest_prefix="finetune_",
+    )
+
+
+def add_run_folder(parser: argparse.ArgumentParser, *, out: str | None = None) -> None:
+    """Adds the run folder, which must be given unless it has a default, and what becomes of an old one."""
+    parser.add_argument(
+        "--out", metavar="FOLDER", required=out is None, default=out, help="run folder to fill"
+    )
+    choice = parser.add_mutually_exclusive_group()
+    choice.add_argument("--resume", action="store_true", help="go on with the run in that folder")
+    choice.add_argument("--overwrite", action="store_true", help="delete an earlier run in that folder")
+
+
+def add_output_file(parser: argparse.ArgumentParser, what: str) -> None:
+    """Adds the file to write."""
+    parser.add_argument("--out", metavar="FILE", required=True, help=what)
+    parser.add_argument("--overwrite", action="store_true", help="replace that file if it exists")
+
+
+def search_settings(args: argparse.Namespace) -> SearchSettings:
+    """Returns the settings of a search.
+
+    Raises:
+        SettingsError: A value is outside its range, or there is no such reward or importance.
+    """
+    names = {field.name for field in dataclasses.fields(SearchSettings)}
+    values = {name: value for name, value in vars(args).items() if name in names}
+    if values.get("warmup_episodes") is None:
+        values["warmup_episodes"] = min(SEARCH.warmup_episodes, max(args.episodes, 0) // _WARMUP_SHARE)
+    settings = SearchSettings(**values)
+    find_reward(settings.reward)
+    from amc_tf.importance import find_importance
+
+    find_importance(settings.importance)
+    return settings
+
+
+def finetune_settings(args: argparse.Namespace) -> FinetuneSettings:
+    """Returns the settings of fine-tuning.
+
+    Raises:
+        SettingsError: A value is outside its range.
+    """
+    prefix = "finetune_"
+    names = {field.name for field in dataclasses.fields(FinetuneSettings)}
+    given = {
+        name.removeprefix(prefix): value for name, value in vars(args).items() if name.startswith(prefix)
+    }
+    return FinetuneSettings(seed=args.seed, **{name: given[name] for name in given if name in names})
+
+
+def budget_and_meter(args: argparse.Namespace, settings: SearchSettings) -> tuple[Budget, HostMeter | None]:
+    """Returns the budget and the meter that it may need.
+
+    Raises:
+        BudgetError: The budget is malformed, or needs a meter.
+        SettingsError: The reward needs a meter, or the number of threads is below 1.
+    """
+    from amc_tf.budget import Budget
+    from amc_tf.device.host_meter import HostMeter
+
+    budget = Budget.parse(args.budget)
+    if args.meter == "host":
+        return budget, HostMeter(num_threads=args.threads)
+    if budget.kind == "latency":
+        raise BudgetError(f"The budget {budget} is measured time: give --meter host, or a budget of macs.")
+    if needs_latency(settings.reward):
+        raise SettingsError(f"The reward {settings.reward} is about measured time: give --meter host.")
+    return budget, None
+
+
+def load_images(model: Any, args: argparse.Namespace) -> tuple[ImageData, ImageData]:
+    """Loads training and validation images in the size that a model takes.
+
+    Raises:
+        DataError: The data cannot be read or does not fit the model.
+        SettingsError: There is no such input range.
+    """
+    from amc_tf.data import INPUT_RANGES, check_data_fits, load_data
+    from amc_tf.model_file import image_size_of
+
+    if args.input_range not in INPUT_RANGES:
+        known = ", ".join(INPUT_RANGES)
+        raise SettingsError(f"There is no input range {args.input_range!r}; choose one of {known}.")
+    image_size = image_size_of(model)
+    train, validation = load_data(args.data, image_size, seed=getattr(args, "seed", 0))
+    for data in (train, validation):
+        check_data_fits(image_size, _num_outputs(model), data)
+    return train, validation
+
+
+def top1(model: Any, data: ImageData, args: argparse.Namespace) -> float:
+    """Returns the top-1 accuracy of a model, in [0, 1]."""
+    from amc_tf.evaluate import accuracy
+
+    return accuracy(lambda images: model(images, training=False), data, input_range=args.input_range).top1
+
+
+def _num_outputs(model: Any) -> int:
+    shape = model.output_shape
+    if not isinstance(shape, tuple) or len(shape) != 2:
+        raise DataError(f"'{model.name}' returns {shape}, but a classifier returns scores per image.")
+    return int(shape[-1])
+
+
+def _add_settings(
+    parser: argparse.ArgumentParser,
+    settings: SearchSettings | FinetuneSettings,
+    options: Sequence[tuple[str, str, str]],
+    *,
+    dest_prefix: str = "",
+) -> None:
+    """Adds an option for each (field, option, help), of the type and with the default of the field."""
+    for name, option, what in options:
+        default = getattr(settings, name)
+        parser.add_argument(
+            option,
+            dest=dest_prefix + name,
+            type=type(default),
+            default=default,
+            metavar={int: "N", float: "X", str: "NAME"}[type(default)],
+            help=f"{what} (default: %(default)s)",
+        )

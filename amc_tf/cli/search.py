@@ -1,0 +1,83 @@
+"""The verb search: find a pruning plan within a budget, without fine-tuning."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from amc_tf.cli import console, options
+from amc_tf.cli.table import align, percent, quantity
+
+if TYPE_CHECKING:
+    from amc_tf.score import Score
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds model, data, budget and the settings of the search."""
+    options.add_model(parser)
+    options.add_data(parser)
+    options.add_search(parser)
+    options.add_meter(parser)
+    options.add_run_folder(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Searches, writes plan.json, and prints the found network beside the uniform one."""
+    with console.stdout_for_results():
+        uniform, found, found_by = _search(args)
+    path = Path(args.out) / "plan.json"
+    if args.json:
+        result = {"plan": str(path), "found_by": found_by}
+        console.print_json({**result, "uniform": uniform.to_json(), "found": found.to_json()})
+        return 0
+    header = ["on the search images", "reward", "top-1", "MACs", "latency"]
+    print(align([header, _row("Uniform", uniform), _row(f"Found ({found_by})", found)]))
+    print(f"\nPlan: {path}")
+    return 0
+
+
+def _search(args: argparse.Namespace) -> tuple[Score, Score, str]:
+    settings = options.search_settings(args)
+    budget, meter = options.budget_and_meter(args, settings)
+    from amc_tf.data import split_data
+    from amc_tf.device.store import CachedMeter, MeasurementStore
+    from amc_tf.model_file import load_model
+    from amc_tf.run_folder import RunFolder
+    from amc_tf.session import PruningSession
+
+    model = load_model(args.model)
+    train, validation = options.load_images(model, args)
+    progress = console.make_progress(quiet=args.quiet)
+    with (
+        RunFolder(args.out, resume=args.resume, overwrite=args.overwrite) as folder,
+        MeasurementStore(folder.measurements) as store,
+    ):
+        progress.stage("calibrate")
+        split = split_data(
+            train,
+            validation,
+            num_calibration=settings.num_calibration_images,
+            num_search=settings.num_search_images,
+            seed=settings.seed,
+        )
+        session = PruningSession(
+            model,
+            split,
+            budget=budget,
+            settings=settings,
+            input_range=args.input_range,
+            meter=CachedMeter(meter, store) if meter else None,
+        )
+        progress.stage("search")
+        uniform = session.uniform()
+        result = session.search(folder, lambda record: progress.episode(record, settings.episodes))
+        found, found_by = session.choose(uniform, result)
+        progress.stage("report")
+        folder.write_json("plan.json", session.builder.plan(found.widths).to_json())
+    return uniform, found, found_by
+
+
+def _row(name: str, score: Score) -> list[str]:
+    time: Any = "" if score.latency_ms is None else f"{score.latency_ms:.3f} ms"
+    return [name, f"{score.reward:.4f}", percent(score.top1), quantity(score.cost.macs), time]

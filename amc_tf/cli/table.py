@@ -1,0 +1,64 @@
+"""Results as text: a table of networks, and numbers for people."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Mapping, Sequence
+from typing import Any
+
+from amc_tf.run_record import NETWORKS
+
+_HEADER = ("", "top-1", "top-5", "MACs", "params", "file", "latency (p5–p95)", "speed-up")
+
+
+def result_table(summary: Mapping[str, Any]) -> str:
+    """Returns the networks of a summary as a table; each is compared with the original of its precision."""
+    has_latency = bool(summary["baseline"]["latency_ms"])
+    rows: list[Sequence[str]] = [_HEADER if has_latency else _HEADER[:-2]]
+    for key, name, _, reference in NETWORKS:
+        if key in summary:
+            rows.append(_row(name, summary[key], summary[reference or key])[: len(rows[0])])
+    return align(rows)
+
+
+def align(rows: Sequence[Sequence[str]], *, left: Container[int] = (0,)) -> str:
+    """Returns rows as lines of aligned columns, those of `left` to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if number in left else cell.rjust(width)
+            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    )
+
+
+def percent(fraction: float) -> str:
+    """Writes a fraction such as 0.9833 as 98.3 %."""
+    return f"{100 * fraction:.1f} %"
+
+
+def quantity(number: float) -> str:
+    """Writes a count such as 12345678 as 12.35 M."""
+    for factor, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= factor:
+            return f"{number / factor:.4g} {unit}"
+    return f"{number:g}"
+
+
+def latency(value: Mapping[str, float]) -> str:
+    """Writes a latency as median (5th to 95th percentile) in milliseconds."""
+    return f"{value['median']:.3f} ms ({value['p5']:.3f}–{value['p95']:.3f})"
+
+
+def _row(name: str, result: Mapping[str, Any], reference: Mapping[str, Any]) -> tuple[str, ...]:
+    time = result["latency_ms"]
+    return (
+        name,
+        percent(result["top1"]),
+        percent(result["top5"]),
+        quantity(result["macs"]),
+        quantity(result["params"]),
+        f"{result['tflite_bytes'] / 1000:.1f} kB",
+        latency(time) if time else "",
+        f"{reference['latency_ms']['median'] / time['median']:.2f} ×" if time else "",
+    )
