@@ -42,27 +42,32 @@ class Reconstructor:
 
     def __call__(self, plan: PruningPlan) -> Weights:
         """Returns slim weights for a plan, readers of pruned channels re-fitted; float32."""
-        network = self._network
-        weights = network.slice(plan)
-        masks = plan.masks(network.graph)
-        layers = network.graph.layers()
+        weights = self._network.slice(plan)
+        masks = plan.masks(self._network.graph)
         for path, statistics in self._calibration.inputs.items():
-            name, axis = layers[path][1].reads or ("", 0)
-            maps = network.graph.axes[path][name]
-            channel_map = maps[axis]
-            kept = channel_map.kept(masks) if channel_map is not None else np.ones(0, bool)
-            if kept.all():
-                continue
-            full = network.weights[path][name]
-            written = maps[axis + 1]
-            columns = written.kept(masks) if written is not None else np.ones(full.shape[axis + 1], bool)
-            target = full.reshape(-1, full.shape[axis + 1])[:, columns]
-            inputs = np.tile(kept, len(target) // len(kept))
-            fitted, offset = _fit(statistics, target, inputs, self._ridge)
-            if not self._add_offset(weights, path, offset):
-                fitted, _ = _fit(statistics, target, inputs, self._ridge, intercept=False)
-            weights[path] = {**weights[path], name: fitted.reshape(weights[path][name].shape)}
+            self._refit(weights, path, statistics, masks)
         return weights
+
+    def _refit(
+        self, weights: Weights, path: str, statistics: InputStatistics, masks: list[NDArray[np.bool_]]
+    ) -> None:
+        """Re-fits the kernel of one layer in `weights`, if it loses inputs."""
+        name, axis = self._network.graph.layers()[path][1].reads or ("", 0)
+        full = self._network.weights[path][name]
+        kept, columns = (
+            np.ones(size, bool) if channel_map is None else channel_map.kept(masks)
+            for size, channel_map in zip(
+                full.shape[axis:], self._network.graph.axes[path][name][axis:], strict=True
+            )
+        )
+        if kept.all():
+            return
+        target = full.reshape(-1, full.shape[axis + 1])[:, columns]
+        inputs = np.tile(kept, len(target) // len(kept))
+        fitted, offset = _fit(statistics, target, inputs, self._ridge)
+        if not self._add_offset(weights, path, offset):
+            fitted, _ = _fit(statistics, target, inputs, self._ridge, intercept=False)
+        weights[path] = {**weights[path], name: fitted.reshape(weights[path][name].shape)}
 
     def _add_offset(self, weights: Weights, path: str, offset: NDArray[np.float32]) -> bool:
         """Adds a constant to the outputs of a layer; False if there is no place for it."""
