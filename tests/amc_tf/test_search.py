@@ -139,14 +139,18 @@ def assert_same_run(found, expected, path):
     assert lines == list(result.episodes)
 
 
-@pytest.mark.parametrize("stops", [[0], [3], [4, 8]], ids=str)
+@pytest.mark.parametrize(
+    "stops",
+    [pytest.param([0], marks=pytest.mark.slow), pytest.param([3], marks=pytest.mark.slow), [4, 8]],
+    ids=str,
+)
 def test_a_resumed_search_is_the_uninterrupted_one_to_the_last_bit(graph, uninterrupted, tmp_path, stops):
     for stop in stops:
         run_until(graph, tmp_path, stop)
     assert_same_run(run_until(graph, tmp_path, None), uninterrupted["macs"], tmp_path)
 
 
-@pytest.mark.parametrize("stops", [[1], [10]], ids=str)
+@pytest.mark.parametrize("stops", [pytest.param([1], marks=pytest.mark.slow), [10]], ids=str)
 def test_a_resumed_latency_search_measures_nothing_twice(graph, uninterrupted, tmp_path, stops):
     for stop in stops:
         run_until(graph, tmp_path, stop, latency=True)
