@@ -113,7 +113,12 @@ class OpaqueRule(LayerRule):
         return Wiring(outputs)
 
     def apply(self, call: Call, inputs: Sequence[Any], weights: Mapping[str, Any]) -> list[Any]:
-        """Calls the layer itself, with its own weights."""
+        """Calls the layer itself, with its own weights.
+
+        Its inputs are frozen, so their shapes are known even where the calls before it left them open.
+        """
+        for tensor, shape in zip(inputs, call.input_shapes, strict=True):
+            tensor.set_shape((None, *shape))
         if not takes_training(call.layer):
             return as_float32(call.replay(inputs, function=call.layer))
         return as_float32(call.replay(inputs, function=functools.partial(call.layer, training=False)))

@@ -31,6 +31,14 @@ def test_an_unknown_layer_of_keras_is_run_as_it_is_and_freezes_its_channels(libr
     assert frozen_reasons(graph) == {"before": f"{reason} (unknown)", "unknown": reason}
 
 
+def test_a_layer_run_as_it_is_knows_its_channels_behind_a_reshape(library):
+    def body(hidden):
+        hidden = library.layers.Reshape((4, 16, 8))(hidden)
+        return library.layers.Conv2D(5, 1, name="after")(library.layers.LayerNormalization()(hidden))
+
+    assert widths_by_group(check_network(classifier(library, body))) == {"after": 5}
+
+
 def test_augmentation_layers_do_nothing_in_the_network_function(library):
     images = library.Input((8, 8, 3))
     hidden = library.layers.RandomFlip(seed=1)(images)
