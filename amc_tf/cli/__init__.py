@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import shlex
 import sys
 import traceback
@@ -101,7 +102,7 @@ def _join_negative_range(words: Sequence[str]) -> list[str]:
     """Writes `--input-range -1..1` as one word: argparse takes the value for an option otherwise."""
     joined: list[str] = []
     for word in words:
-        if joined and joined[-1] == "--input-range" and word.startswith("-1"):
+        if joined and joined[-1] == "--input-range" and re.match(r"-\d", word):
             joined[-1] += f"={word}"
         else:
             joined.append(word)

@@ -43,9 +43,9 @@ def prepare(*, debug: bool, needs_keras: bool) -> None:
     for name in ("absl", "tensorflow", "h5py"):
         logging.getLogger(name).setLevel(logging.ERROR)
     if needs_keras:
-        # Some of TensorFlow's remarks at loading heed no log level.
+        # What TensorFlow says when it is loaded and looks for devices heeds no log level.
         with capture_stderr():
-            importlib.import_module("tensorflow")
+            importlib.import_module("tensorflow").config.list_physical_devices()
 
 
 def fail(sentence: str) -> None:

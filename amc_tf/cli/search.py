@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from amc_tf.cli import console, options
 from amc_tf.cli.table import align, percent, quantity
@@ -31,8 +31,8 @@ def run(args: argparse.Namespace) -> int:
         result = {"plan": str(path), "found_by": found_by}
         console.print_json({**result, "uniform": uniform.to_json(), "found": found.to_json()})
         return 0
-    header = ["on the search images", "reward", "top-1", "MACs", "latency"]
-    print(align([header, _row("Uniform", uniform), _row(f"Found ({found_by})", found)]))
+    header = ["on the search images", "reward", "top-1", "MACs", *(["latency"] if found.latency_ms else [])]
+    print(align([header, _row("Uniform", uniform), _row(f"Found by {found_by}", found)]))
     print(f"\nPlan: {path}")
     return 0
 
@@ -79,5 +79,5 @@ def _search(args: argparse.Namespace) -> tuple[Score, Score, str]:
 
 
 def _row(name: str, score: Score) -> list[str]:
-    time: Any = "" if score.latency_ms is None else f"{score.latency_ms:.3f} ms"
-    return [name, f"{score.reward:.4f}", percent(score.top1), quantity(score.cost.macs), time]
+    time = [f"{score.latency_ms:.3f} ms"] if score.latency_ms else []
+    return [name, f"{score.reward:.4f}", percent(score.top1), quantity(score.cost.macs), *time]

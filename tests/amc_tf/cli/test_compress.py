@@ -1,0 +1,110 @@
+import json
+
+import keras
+import pytest
+
+from amc_tf.cli import console
+from amc_tf.plan import PruningPlan
+from amc_tf.run_folder import RUN_FILES
+
+SEARCH = (
+    "--data=data.npz --budget=macs=0.5 --meter=none --episodes=8 --warmup-episodes=4 --round-to=4 "
+    "--search-images=100 --calibration-images=64 --checkpoint-every=2"
+).split()
+COMPRESS = ["compress", "tiny.keras", *SEARCH, "--finetune-epochs=1"]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    return tmp_path_factory.mktemp("runs")
+
+
+def test_a_run_ends_with_a_table_and_a_whole_folder(amc, runs):
+    outcome = amc(*COMPRESS, "--out", runs / "x", "--quiet")
+    assert (outcome.code, outcome.err) == (0, "")
+    lines = outcome.out.splitlines()
+    names = [line[:22].rstrip() for line in lines[1:7]]
+    assert lines[0].split() == ["top-1", "top-5", "MACs", "params", "file"]
+    assert names[0] == "Original"
+    assert {"Uniform", "Found plan, fine-tuned", "Found plan, int8"} <= set(names)
+    assert lines[-1] == f"Report: {runs / 'x' / 'report.html'}"
+    assert [name for name in RUN_FILES if not (runs / "x" / name).exists()] == []
+    keras.models.load_model(runs / "x" / "model.keras")
+
+
+def test_json_prints_exactly_the_summary(amc, tmp_path):
+    outcome = amc(*COMPRESS, "--out", tmp_path / "x", "--json")
+    summary = json.loads((tmp_path / "x" / "summary.json").read_text())
+    assert json.loads(outcome.out) == summary
+    assert (summary["model"], summary["data"]) == ("tiny.keras", "data.npz")
+    assert summary["command"][:3] == ["amc-tf", "compress", "tiny.keras"]
+    assert summary["pruned"]["macs"] <= 0.5 * summary["baseline"]["macs"]
+    assert summary["settings"]["search"]["warmup_episodes"] == 4
+    assert "episode 8/8: reward" in outcome.err
+    assert "search: " in outcome.err
+
+
+def test_an_earlier_run_is_only_touched_when_told(amc, runs):
+    refused = amc(*COMPRESS, "--out", runs / "x")
+    assert refused.code == 1
+    assert "holds an earlier run" in refused.err
+    assert "--resume" in refused.err and "--overwrite" in refused.err
+    before = (runs / "x" / "plan.json").read_text()
+    assert amc(*COMPRESS, "--out", runs / "x", "--resume", "--quiet").code == 0
+    assert (runs / "x" / "plan.json").read_text() == before
+
+
+def test_resume_and_overwrite_exclude_each_other(amc, runs):
+    with pytest.raises(SystemExit) as stopped:
+        amc(*COMPRESS, "--out", runs / "x", "--resume", "--overwrite")
+    assert stopped.value.code == 2
+
+
+@pytest.mark.slow
+def test_a_latency_budget_measures_on_this_machine(amc, tmp_path):
+    timed = ["--meter=host", "--budget=latency=0.9", "--episodes=4", "--warmup-episodes=1"]
+    outcome = amc(*COMPRESS, *timed, "--out", tmp_path / "x", "--quiet")
+    # A network of microseconds may be no faster when pruned: then the search says so.
+    assert outcome.code == 0 or "No network within the budget latency=0.9" in outcome.err, outcome.err
+    if outcome.code == 0:
+        assert "latency (p5–p95)" in outcome.out and "speed-up" in outcome.out
+
+
+class Interrupting(console.Progress):
+    """Presses Ctrl-C after an episode."""
+
+    def __init__(self, episode):
+        self.last = episode
+
+    def episode(self, record, total):
+        if record["episode"] == self.last:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("episode", [pytest.param(0, marks=pytest.mark.slow), 4])
+def test_an_interrupted_search_resumes_to_the_plan_of_an_uninterrupted_one(
+    amc, tmp_path, monkeypatch, episode
+):
+    words = ["search", "tiny.keras", *SEARCH]
+    assert amc(*words, "--out", tmp_path / "whole", "--quiet").code == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(console, "make_progress", lambda quiet: Interrupting(episode))
+        interrupted = amc(*words, "--out", tmp_path / "cut")
+    assert interrupted.code == 130
+    command = " ".join(["amc-tf", *words, "--out", str(tmp_path / "cut"), "--resume"])
+    assert interrupted.err == (
+        f"amc-tf: Interrupted; all up to the last checkpoint is saved. Go on with: {command}\n"
+    )
+    assert amc(*words, "--out", tmp_path / "cut", "--resume", "--quiet").code == 0
+    plans = [PruningPlan.load(tmp_path / name / "plan.json") for name in ("whole", "cut")]
+    assert plans[0] == plans[1]
+    episodes = [(tmp_path / name / "episodes.jsonl").read_text().splitlines() for name in ("whole", "cut")]
+    assert [len(lines) for lines in episodes] == [8, 8]
+    rewards = [[json.loads(line)["reward"] for line in lines] for lines in episodes]
+    assert rewards[0] == rewards[1]
+
+
+def test_resuming_with_other_settings_names_the_difference(amc, runs):
+    outcome = amc(*COMPRESS, "--out", runs / "x", "--resume", "--seed=1")
+    assert outcome.code == 1
+    assert "is of another search" in outcome.err
