@@ -95,11 +95,24 @@ class OpaqueRule(LayerRule):
     Args:
         reason: why, as the user will read it after the layer's name.
         keeps_channels: the output has the channels of the input (so they are frozen once).
+        counted_as: the rule that knows the layer's weights and how often they are multiplied.
     """
 
-    def __init__(self, reason: str, *, keeps_channels: bool = False) -> None:
+    def __init__(
+        self, reason: str, *, keeps_channels: bool = False, counted_as: LayerRule | None = None
+    ) -> None:
         self._reason = reason
         self._keeps_channels = keeps_channels
+        self._counted_as = counted_as or LayerRule()
+
+    def weight_names(self, layer: Any) -> tuple[str, ...]:
+        """Names what the other rule knows; weights beyond that get numbers."""
+        names = self._counted_as.weight_names(layer)
+        return (*names, *map(str, range(len(names), len(getattr(layer, "weights", ())))))
+
+    def mac_positions(self, call: Call) -> dict[str, int]:
+        """Counts like the other rule."""
+        return self._counted_as.mac_positions(call)
 
     def connect(self, call: Call, inputs: Sequence[Labels], labels: LabelSets) -> Wiring:
         """Freezes what goes in and what comes out."""

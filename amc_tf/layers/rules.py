@@ -90,51 +90,47 @@ def find_rule(call: Call) -> LayerRule:
     """
     layer = call.layer
     kind = type(layer).__name__
-    is_keras = type(layer).__module__.partition(".")[0] in {"keras", "tf_keras"}
-    if not is_keras:
-        return OpaqueRule(f"{kind} is no layer of Keras itself")
+    if _keras_kind(layer) != kind:
+        return OpaqueRule(f"{kind} is no layer of Keras itself", counted_as=_WEIGHTED.get(_keras_kind(layer)))
     if () in (*call.input_shapes, *call.output_shapes):
         return OpaqueRule("a tensor of single numbers has no channels")
-    if getattr(layer, "data_format", None) == "channels_first":
-        return OpaqueRule("its channels come first: only channels-last layers are pruned")
     if not hasattr(layer, "weights") or kind == "TFOpLambda":
         name = layer.get_config()["function"].rpartition(".")[2] if kind == "TFOpLambda" else kind
         return _OPERATIONS.get(name) or OpaqueRule(f"no pruning rule for the operation {name}")
-    rule = _special_case(call, kind) or _LAYERS.get(kind) or OpaqueRule(f"no pruning rule for {kind}")
-    if rule.weight_names(layer) and len(rule.weight_names(layer)) != len(layer.weights):
-        return OpaqueRule(f"it has weights beyond {', '.join(rule.weight_names(layer))}")
-    return rule
+    reason = _why_opaque(call, kind)
+    if reason is not None:
+        is_norm = kind in {"BatchNormalization", "LayerNormalization"}
+        return OpaqueRule(reason, keeps_channels=is_norm, counted_as=_WEIGHTED.get(kind))
+    return _LAYERS.get(kind) or OpaqueRule(f"no pruning rule for {kind}")
 
 
-def _special_case(call: Call, kind: str) -> LayerRule | None:
-    """Returns the opaque rule for an option that the rule of this kind does not cover, else None."""
+def _keras_kind(layer: Any) -> str:
+    """Returns the name of the class of Keras itself that a layer is or derives from."""
+    bases = (
+        base for base in type(layer).__mro__ if base.__module__.partition(".")[0] in {"keras", "tf_keras"}
+    )
+    return next((base.__name__ for base in bases), "")
+
+
+def _why_opaque(call: Call, kind: str) -> str | None:
+    """Names the option of a layer that the rule of this kind does not cover, None if all are covered."""
     layer: Any = call.layer
     rank = len(call.input_shapes[0])
     activation = getattr(layer, "activation", None)
+    names = _LAYERS.get(kind, LayerRule()).weight_names(layer)
+    if getattr(layer, "data_format", None) == "channels_first":
+        return "its channels come first: only channels-last layers are pruned"
     if hasattr(activation, "weights") and type(activation).__name__ not in {"ReLU", "LeakyReLU", "ELU"}:
-        return OpaqueRule("its activation is a layer: put that layer behind it instead")
+        return "its activation is a layer: put that layer behind it instead"
     if kind == "Conv2D" and layer.groups != 1:
-        return GroupedConv2DRule()
+        return "a grouped convolution ties its channels into fixed groups"
     if kind == "BatchNormalization" and _axes(layer.axis, rank) != {rank}:
-        return OpaqueRule("it normalises along an axis other than the last")
+        return "it normalises along an axis other than the last"
     if kind == "LayerNormalization" and rank not in _axes(layer.axis, rank):
-        return OpaqueRule("it has weights for each position", keeps_channels=True)
+        return "it has weights for each position"
+    if kind in _WEIGHTED and len(names) != len(layer.weights):
+        return f"it has weights beyond {', '.join(names)}"
     return None
-
-
-class GroupedConv2DRule(OpaqueRule):
-    """Conv2D with groups: counted, run, never pruned."""
-
-    def __init__(self) -> None:
-        super().__init__("a grouped convolution ties its channels into fixed groups")
-
-    def mac_positions(self, call: Call) -> dict[str, int]:
-        """Counts like an ordinary convolution: the kernel holds only the channels of one group."""
-        return _WEIGHTED["Conv2D"].mac_positions(call)
-
-    def weight_names(self, layer: Any) -> tuple[str, ...]:
-        """Names the kernel and, where used, the bias."""
-        return _WEIGHTED["Conv2D"].weight_names(layer)
 
 
 def _axes(axis: Any, rank: int) -> set[int]:

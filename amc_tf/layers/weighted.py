@@ -32,7 +32,7 @@ class Conv2DRule(LayerRule):
 
     def mac_positions(self, call: Call) -> dict[str, int]:
         """Counts the positions of the output."""
-        return {"kernel": math.prod(call.output_shapes[0][:-1])}
+        return {"kernel": _num_positions(call)}
 
     def apply(self, call: Call, inputs: Sequence[Any], weights: Mapping[str, Any]) -> list[Any]:
         """Convolves, adds the bias and applies the activation."""
@@ -69,7 +69,7 @@ class DepthwiseConv2DRule(LayerRule):
 
     def mac_positions(self, call: Call) -> dict[str, int]:
         """Counts the positions of the output."""
-        return {"kernel": math.prod(call.output_shapes[0][:-1])}
+        return {"kernel": _num_positions(call)}
 
     def apply(self, call: Call, inputs: Sequence[Any], weights: Mapping[str, Any]) -> list[Any]:
         """Convolves each channel by itself, adds the bias and applies the activation."""
@@ -102,7 +102,7 @@ class SeparableConv2DRule(LayerRule):
 
     def mac_positions(self, call: Call) -> dict[str, int]:
         """Counts the positions of the output, which both kernels share."""
-        positions = math.prod(call.output_shapes[0][:-1])
+        positions = _num_positions(call)
         return {"depthwise_kernel": positions, "pointwise_kernel": positions}
 
     def apply(self, call: Call, inputs: Sequence[Any], weights: Mapping[str, Any]) -> list[Any]:
@@ -138,7 +138,7 @@ class DenseRule(LayerRule):
 
     def mac_positions(self, call: Call) -> dict[str, int]:
         """Counts the positions that the layer is applied to: 1 for a flat input."""
-        return {"kernel": math.prod(call.output_shapes[0][:-1])}
+        return {"kernel": _num_positions(call)}
 
     def apply(self, call: Call, inputs: Sequence[Any], weights: Mapping[str, Any]) -> list[Any]:
         """Multiplies, adds the bias and applies the activation."""
@@ -207,6 +207,12 @@ def scale_and_offset(layer: Any, weights: Mapping[str, Any]) -> tuple[Any, Any]:
         scale = scale * weights["gamma"]
     offset = -weights["moving_mean"] * scale
     return scale, offset + weights["beta"] if "beta" in weights else offset
+
+
+def _num_positions(call: Call) -> int:
+    shape = call.output_shapes[0]
+    is_first = getattr(call.layer, "data_format", None) == "channels_first"
+    return math.prod(shape[1:] if is_first else shape[:-1])
 
 
 def _depthwise(layer: Any, inputs: Any, kernel: Any) -> Any:

@@ -80,6 +80,7 @@ def test_an_activation_layer_with_weights_makes_its_convolution_opaque(library):
 
     assert widths_by_group(graph) == {"first": 8, "after": 5}
     assert "its activation is a layer: put that layer behind it" in frozen_reasons(graph)["conv"]
+    assert graph.layer_macs()["conv"] == 8 * 8 * 6 * 6
 
 
 def test_half_precision_layers_run_in_float32_and_agree_roughly(library):

@@ -60,6 +60,7 @@ def test_a_layer_of_the_users_own_is_run_as_it_is(library, kind):
 
     assert widths_by_group(graph) == {"first": 8, "after": 5}
     assert frozen_reasons(graph)["own"] == f"{own.__name__} is no layer of Keras itself"
+    assert graph.layer_macs().get("own", 0) == (8 * 8 * 6 * 6 if kind is CONV else 0)
 
 
 def test_a_lambda_layer_is_run_as_it_is_but_not_copied(library):
@@ -83,6 +84,7 @@ def test_channels_first_layers_are_frozen_with_the_reason(library):
 
     assert widths_by_group(graph) == {"hidden": 8}
     assert frozen_reasons(graph)["first"] == "its channels come first: only channels-last layers are pruned"
+    assert graph.layer_macs()["first"] == 6 * 6 * 3 * 3 * 3 * 6
 
 
 def test_layer_normalization_of_positions_freezes_its_channels(library):
@@ -114,7 +116,7 @@ def test_weights_that_the_rule_does_not_know_make_a_layer_opaque():
     graph = ChannelGraph.from_model(between_convolutions(tf_keras, norm))
     assert widths_by_group(graph) == {"first": 8, "after": 5}
     reason = "it has weights beyond gamma, beta, moving_mean, moving_variance"
-    assert frozen_reasons(graph)["norm"] == reason
+    assert frozen_reasons(graph) == {"before": f"{reason} (norm)"}
 
 
 def test_single_numbers_for_each_image_are_run_as_they_are():
