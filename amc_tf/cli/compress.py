@@ -60,5 +60,7 @@ def run(args: argparse.Namespace) -> int:
         console.print_json(result.summary)
         return 0
     print(result_table(result.summary))
+    if result.summary["plan_found_by"] == "uniform":
+        print("\nThe uniform plan was the best: the search found none that is better on its images.")
     print(f"\nReport: {Path(args.out) / 'report.html'}")
     return 0
