@@ -101,17 +101,17 @@ def test_the_records_arrive_epoch_by_epoch(run):
 
 def test_the_weights_of_the_best_epoch_are_kept(run):
     result = run.result
-    assert result.best_top1 == max(record.top1 for record in result.history)
+    assert result.best_top1 == max(record.top1 for record in result.history[1:])
     assert result.history[result.best_epoch].top1 == result.best_top1
     assert tune(result.model, epochs=0).history[0].top1 == result.best_top1
 
 
-def test_a_network_that_training_only_harms_comes_back_as_it_was(teacher):
+def test_the_network_as_given_is_no_candidate_even_where_it_was_most_accurate(teacher):
     wrong = toy_data(64, seed=3)
     wrong = ImageData(wrong.images, (wrong.labels + 1) % CLASSES, CLASSES, wrong.class_names)
     result = finetune(teacher, wrong, toy_data(64, 2), settings=settings(epochs=2), input_range="-1..1")
-    assert result.best_epoch == 0
-    assert same_weights(result.model, teacher)
+    assert result.history[0].top1 > result.best_top1
+    assert result.best_epoch in (1, 2)
 
 
 def test_no_epochs_return_a_copy():
