@@ -49,8 +49,8 @@ def prepare(*, debug: bool, needs_keras: bool) -> None:
 
 
 def fail(sentence: str) -> None:
-    """Writes why a command failed."""
-    print(f"amc-tf: {sentence}", file=sys.stderr)
+    """Writes why a command failed, beside a bar that may still stand there."""
+    tqdm.write(f"amc-tf: {sentence}", file=sys.stderr)
 
 
 def say(text: str, *, quiet: bool = False) -> None:
