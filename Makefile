@@ -13,7 +13,7 @@ TYPING := build/typing
 .PHONY: help demo test test-all format lint type unit unit-all clean
 
 help:
-	@echo "make demo      compress the shipped network to half its latency; results in runs/demo"
+	@echo "make demo      compress the shipped network to under half its latency; results in runs/demo"
 	@echo "make test      lint, types and the quick tests; make test-all adds the slow ones"
 	@echo "make format    format the code; make lint and make type only check"
 
@@ -40,10 +40,10 @@ test: lint type unit
 test-all: lint type unit-all
 
 unit: $(VENV)/installed-dev
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 unit-all: $(VENV)/installed-dev
-	$(BIN)/python -m pytest -q -m ""
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m ""
 
 format: $(VENV)/installed-dev
 	$(BIN)/ruff check --fix .

@@ -1,4 +1,4 @@
-"""The verb demo: compress the shipped network to half its latency, in a few minutes."""
+"""The verb demo: compress the shipped network to under half its latency, in a few minutes."""
 
 from __future__ import annotations
 
