@@ -29,6 +29,20 @@ def uniform(bounds: WidthBounds) -> tuple[int, ...]:
     return _largest_fitting(bounds, lambda ratio: [ratio] * len(bounds.full))
 
 
+def uniform_networks(bounds: WidthBounds) -> list[tuple[int, ...]]:
+    """Lists the uniform networks of all keep ratios in steps of one per cent, narrowest first, none twice.
+
+    Args:
+        bounds: the widths that each group may be given.
+
+    Returns:
+        The width of each group, for each network.
+    """
+    ratios = np.arange(0, 101) / 100
+    networks = (tuple(bounds.nearest(index, ratio) for index in range(len(bounds.full))) for ratio in ratios)
+    return list(dict.fromkeys(networks))
+
+
 def shallow(bounds: WidthBounds) -> tuple[int, ...]:
     """Prunes the first groups most: the keep ratio rises in a straight line to the last group.
 

@@ -25,6 +25,7 @@ from amc_tf.settings import FinetuneSettings
 _LOGGER = logging.getLogger(__name__)
 _MOMENTUM = 0.9
 _NUM_PROBES = 8
+_HEAD_START = 0.05  # by which the network as given has to be better, in top-1
 
 Batch = tuple[np.ndarray, np.ndarray]  # float32 [B, H, W, C] and float32 [B, C] one-hot labels
 
@@ -55,7 +56,7 @@ class FinetuneResult:
     Attributes:
         model: A new model of the same Keras flavour with the best weights, not compiled.
         history: One record for each epoch, the first for the network as it was given.
-        best_epoch: The epoch whose weights were kept; 0 only where there was none to train.
+        best_epoch: The epoch whose weights were kept; 0 if training only harmed.
         best_top1: Its top-1 accuracy on the validation images, in [0, 1].
     """
 
@@ -84,9 +85,9 @@ def finetune(
     The same seed gives the same weights on a CPU; a GPU may add numbers in another order. (A `tf_keras`
     network that holds random layers such as Dropout also needs `tf_keras.utils.set_random_seed`.)
 
-    The network as it was given is no candidate: a pruned one has been chosen for being right on images such
-    as `validation`, and its original has often been trained on them, so its accuracy there tells little
-    beside that of a network which has since been trained on others.
+    The network as it was given is kept only if it is better by more than five points: a pruned one has been
+    chosen for being right on images such as `validation`, and its original has often been trained on them,
+    so its accuracy there is flattered beside that of a network which has since been trained on others.
 
     Args:
         model: A classifier, Keras 3 or `tf_keras`: [B, H, W, C] -> [B, classes].
@@ -98,7 +99,7 @@ def finetune(
         on_epoch: Called after each epoch, and before the first, with its record.
 
     Returns:
-        The network after its best epoch.
+        The best network found, the given one included.
 
     Raises:
         DataError: If labels do not fit the outputs.
@@ -121,7 +122,8 @@ def finetune(
         score = _evaluate(student, validation, input_range, settings.batch_size)
         record = EpochRecord(epoch, loss, score.top1, score.top5, time.perf_counter() - started)
         history.append(record)
-        if best == 0 or record.top1 >= history[best].top1:  # at equal accuracy the longer trained weights
+        head_start = _HEAD_START if best == 0 else 0.0
+        if record.top1 >= history[best].top1 - head_start:  # at equal accuracy the longer trained weights
             best, best_weights = epoch, student.get_weights()
         _LOGGER.info("epoch %d: loss %s, top-1 %.4f", epoch, loss, score.top1)
         if on_epoch is not None:

@@ -32,7 +32,6 @@ from amc_tf.settings import SearchSettings
 
 # Bounds hold a prediction; aiming this much lower leaves most networks within the limit when timed.
 LATENCY_MARGIN = 0.03
-_MAX_UNIFORM_ATTEMPTS = 8
 
 
 class PruningSession:
@@ -93,23 +92,19 @@ class PruningSession:
         self.bounds = self._make_bounds()
 
     def uniform(self) -> Score:
-        """Scores the uniform control: the widest network that is within the budget, as measured.
+        """Scores the uniform control: the widest uniform network that is within the budget, as measured.
 
-        A latency limit is lowered by what the network timed last exceeds it, until one is within it; the last
-        one is returned if none is.
+        A latency limit is held by timing: the uniform networks, ordered by width, are halved until the widest
+        one within the limit is found; the narrowest is returned if none is.
         """
-        score = self.scorer(controls.uniform(self.bounds))
-        shrink = 1.0
-        for _ in range(_MAX_UNIFORM_ATTEMPTS):
-            if score.feasible or self.limit.kind != "latency":
-                break
-            shrink *= (score.latency_ms or 0.0) / self.limit.limit
-            try:
-                bounds = self._make_bounds(shrink)
-            except BudgetError:  # no network is predicted to be that fast
-                break
-            score = self.scorer(controls.uniform(bounds))
-        return score
+        if self.limit.kind != "latency":
+            return self.scorer(controls.uniform(self.bounds))
+        networks = controls.uniform_networks(self.bounds)
+        low, high = 0, len(networks)
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if self.scorer(networks[middle]).feasible else (low, middle)
+        return self.scorer(networks[low])
 
     def search(
         self, folder: RunFolder | None = None, on_episode: EpisodeCallback | None = None
@@ -205,12 +200,12 @@ class PruningSession:
         ):
             self.scorer(widths)
 
-    def _make_bounds(self, shrink: float = 1.0) -> WidthBounds:
-        """Makes the bounds; a latency limit is lowered by the margin and divided by `shrink`."""
+    def _make_bounds(self) -> WidthBounds:
+        """Makes the bounds; a latency limit is lowered by the margin."""
         limit = self.limit
         if limit.kind == "latency":
             # The original too, so that the ratio which an error names is one of the budget.
-            factor = (1.0 - LATENCY_MARGIN) / shrink
+            factor = 1.0 - LATENCY_MARGIN
             limit = dataclasses.replace(limit, limit=factor * limit.limit, original=factor * limit.original)
         return WidthBounds(
             self.graph,

@@ -33,7 +33,7 @@ SETTINGS = SearchSettings(
     num_search_images=100,
     agent=AgentSettings(hidden_units=(8, 8), batch_size=8),
 )
-ONE_EPOCH = FinetuneSettings(epochs=1, batch_size=32, augment="none")
+ONE_EPOCH = FinetuneSettings(epochs=1, batch_size=32, augment="none", learning_rate=0.002)
 NONE = FinetuneSettings(epochs=0)
 TRAIN, VALIDATION = make_data(240, 0), make_data(100, 1)
 NETWORKS = ("baseline", "uniform", "pruned", "finetuned", "int8_baseline", "int8", "uniform_finetuned")

@@ -7,6 +7,7 @@ import pytest
 
 from amc_tf import session as session_module
 from amc_tf.budget import Budget
+from amc_tf.controls import uniform_networks
 from amc_tf.cost import Cost
 from amc_tf.device.latency import Latency
 from amc_tf.errors import BudgetError, DataError, ModelError, RunFolderError, SettingsError
@@ -145,12 +146,15 @@ def test_an_accuracy_floor_is_a_part_of_the_accuracy_of_the_original(model, spli
     assert smallest.feasible == (smallest.top1 >= 0.5 * session.baseline_top1)
 
 
-def test_uniform_is_lowered_until_it_is_within_a_measured_limit(model, split):
+def test_uniform_is_the_widest_that_is_timed_within_a_latency_limit(model, split):
     meter = ScriptedMeter()
     session = make_session(model, split, Budget(latency=0.5), meter=meter)
     uniform = session.uniform()
     assert uniform.feasible
     assert uniform.latency_ms <= session.limit.limit
+    networks = uniform_networks(session.bounds)
+    wider = networks[networks.index(uniform.widths) + 1]
+    assert session.scorer(wider).latency_ms > session.limit.limit
     assert session.bounds.limit.limit == pytest.approx((1 - LATENCY_MARGIN) * session.limit.limit)
 
 

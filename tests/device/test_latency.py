@@ -64,6 +64,9 @@ def test_meter_protocol_is_checked_by_shape() -> None:
         def fingerprint(self) -> str:
             return "constant"
 
+        def with_reference(self, tflite: bytes) -> LatencyMeter:
+            return self
+
         def measure(self, tflite: bytes) -> Latency:
             return Latency.from_samples([1.0])
 
