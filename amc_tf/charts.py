@@ -132,7 +132,7 @@ def episodes_chart(
     Args:
         episodes: Episode numbers, ascending.
         values: The number of each episode.
-        line: The line, one value per episode: the best so far, or a running median.
+        line: The line, for the last episodes one value each: the best so far, or a running median.
         warmup_episodes: Episodes of random actions; their span is shaded.
         width: Width in pixels; text keeps its size whatever the width.
         title: Read out by screen readers.
@@ -149,7 +149,8 @@ def episodes_chart(
     frame.axes("episode", lambda value: f"{value:g}", format_value)
     dots = " ".join(f"M{frame.x(x):.1f} {frame.y(y):.1f}h0" for x, y in zip(episodes, values, strict=True))
     frame.path("dots search", dots)
-    frame.path("line", _polyline(frame, episodes, line))
+    if line:
+        frame.path("line", _polyline(frame, episodes[len(episodes) - len(line) :], line))
     return frame.markup()
 
 

@@ -82,13 +82,10 @@ def _figure(title: str, note: str, draw: Callable[[int], str], *, is_full: bool 
 
 
 def _reward_figure(episodes: Sequence[Mapping[str, Any]]) -> Figure:
-    best: list[float] = []
-    for episode in episodes:
-        logged = episode.get("best_reward")
-        best.append(logged if is_number(logged) else max([episode["reward"], *best[-1:]]))
+    best = [episode["best_reward"] for episode in episodes if is_number(episode.get("best_reward"))]
     return _figure(
         "Reward over episodes",
-        "Each point is one plan; the line is the best so far.",
+        "Each point is one plan; the line is the best one within the budget so far.",
         lambda width: charts.episodes_chart(
             [episode["episode"] for episode in episodes],
             [episode["reward"] for episode in episodes],

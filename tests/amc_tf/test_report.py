@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from amc_tf.errors import RunFolderError
+from amc_tf.figures import make_figures
 from amc_tf.report import headline, make_report
+from amc_tf.run_record import read_run
 
 WIDTHS = (32, 64, 128, 128, 256, 256, 512, 512, 512, 512, 512, 512, 1024)
 HOSTILE = '<script>alert("x")</script>&<img src=http://evil.example/x>'
@@ -281,3 +283,16 @@ def test_a_damaged_file_is_named(tmp_path, name, text, words):
 def test_a_folder_that_is_not_there_is_named(tmp_path):
     with pytest.raises(RunFolderError, match="nowhere is not a folder; give the folder that `--out` named"):
         make_report(tmp_path / "nowhere")
+
+
+def test_the_line_of_the_best_reward_starts_with_the_first_plan_within_the_budget(tmp_path):
+    write_run(tmp_path)
+    path = tmp_path / "episodes.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    for line in lines[:5]:
+        line["best_reward"] = None
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    svg = make_figures(read_run(tmp_path))[0].wide
+    drawn = re.search(r'class="line"[^>]*\bd="([^"]*)"|\bd="([^"]*)"[^>]*class="line"', svg)
+    assert drawn is not None
+    assert len(re.findall(r"-?[0-9.]+[ ,]-?[0-9.]+", drawn.group(1) or drawn.group(2))) == len(lines) - 5
