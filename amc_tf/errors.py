@@ -33,5 +33,13 @@ class MeasurementError(AmcError):
     """Raised when a latency cannot be measured on the device."""
 
 
+class PhoneError(MeasurementError):
+    """Raised when a phone cannot be reached, refuses the connection, or drops out while it works."""
+
+
+class PhoneTimeoutError(PhoneError):
+    """Raised when a phone does not answer in time; the command may still be running on it."""
+
+
 class RunFolderError(AmcError):
     """Raised when a run folder exists, is locked, is incomplete, or cannot be written."""

@@ -75,7 +75,10 @@ class HostMeter:
 
     Attributes:
         name: "host:1-thread" and the like.
+        runs_elsewhere: False: other work on this machine would be in the numbers.
     """
+
+    runs_elsewhere = False
 
     def __init__(
         self,

@@ -26,6 +26,10 @@ class Latency:
         reference_median_ms: Median of the reference network timed in the same minutes, or None.
         paired_ratio: Median, over neighbouring blocks of runs, of candidate time / reference time, or None.
             Whatever slows the device down for a while slows both halves of a pair.
+        reference_raw_ms: What `raw_ms` is for the reference; empty without one.
+        predicted: Whether the numbers come from a model of the device instead of from runs.
+        conditions: JSON values that tell how it was measured, where the meter knows: temperatures, cores,
+            memory; nothing in it is needed to use the numbers.
     """
 
     median_ms: float
@@ -36,6 +40,9 @@ class Latency:
     raw_ms: tuple[float, ...] = ()
     reference_median_ms: float | None = None
     paired_ratio: float | None = None
+    reference_raw_ms: tuple[float, ...] = ()
+    predicted: bool = False
+    conditions: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         times = (self.median_ms, self.p5_ms, self.p95_ms, self.std_ms)
@@ -97,7 +104,11 @@ class Latency:
 
     def to_json(self) -> dict[str, Any]:
         """Returns the fields as plain JSON values; `from_json` is the inverse."""
-        return {**dataclasses.asdict(self), "raw_ms": list(self.raw_ms)}
+        return {
+            **dataclasses.asdict(self),
+            "raw_ms": list(self.raw_ms),
+            "reference_raw_ms": list(self.reference_raw_ms),
+        }
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Latency:
@@ -107,7 +118,8 @@ class Latency:
             MeasurementError: A field is missing, unknown or of the wrong type.
         """
         try:
-            return cls(**{**record, "raw_ms": tuple(float(sample) for sample in record["raw_ms"])})
+            series = {name: tuple(map(float, record[name])) for name in ("raw_ms", "reference_raw_ms")}
+            return cls(**{**record, **series})
         except (KeyError, TypeError, ValueError) as error:
             raise MeasurementError(
                 f"A stored latency cannot be read ({error}); it needs the fields "
@@ -125,13 +137,16 @@ class LatencyMeter(Protocol):
     - One inference of batch size 1 is timed after warm-up, without loading, copying in or copying out.
     - The reference network, when the meter has one, is timed again with every candidate and reported in the
       same `Latency`, so that a device that slows down (heat, other work) cannot pass for a slower network.
-    - `measure` leaves nothing behind on the device and may be called again after it has failed.
+    - `measure` leaves nothing of the candidate behind on the device, and may be called again after it failed.
 
     Attributes:
         name: For people, short and stable: "host:1-thread", "Pixel 8:xnnpack:4-thread".
+        runs_elsewhere: Whether this machine may work on while `measure` waits, without changing the answer:
+            true of a phone, false of this machine itself.
     """
 
     name: str
+    runs_elsewhere: bool
 
     def fingerprint(self) -> str:
         """Returns what the numbers depend on besides the network, as one line of text.

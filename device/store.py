@@ -164,6 +164,7 @@ class CachedMeter:
 
     Attributes:
         name: Name of the meter behind it.
+        runs_elsewhere: That of the meter behind it.
         num_measured: How many networks the meter behind it has timed.
         num_cached: How many answers came from the store.
     """
@@ -176,6 +177,7 @@ class CachedMeter:
             store: Where answers are looked up and kept; its caller closes it.
         """
         self.name = meter.name
+        self.runs_elsewhere = meter.runs_elsewhere
         self.num_measured = 0
         self.num_cached = 0
         self._meter = meter

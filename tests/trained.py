@@ -73,6 +73,7 @@ class ScriptedMeter:
         drift: factor on all times, of the reference too, as on a device that is slow for a while.
         ms_per_kb: as above.
         name: for people.
+        runs_elsewhere: whether other work may go on meanwhile.
         seen: takes down the SHA-256 of every network that was timed.
     """
 
@@ -80,6 +81,7 @@ class ScriptedMeter:
     drift: float = 1.0
     ms_per_kb: float = 0.1
     name: str = "scripted"
+    runs_elsewhere: bool = False
     seen: list[str] = dataclasses.field(default_factory=list, compare=False)
 
     def fingerprint(self) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from amc_tf.cli import console, options
-from amc_tf.cli.table import latency as latency_text
+from amc_tf.cli.text import latency as latency_text
 from amc_tf.errors import MeasurementError
 
 

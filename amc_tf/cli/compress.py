@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from amc_tf.cli import console, options
-from amc_tf.cli.table import result_table
+from amc_tf.cli.text import result_table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

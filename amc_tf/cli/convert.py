@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from amc_tf.cli import console, options
-from amc_tf.cli.table import percent
+from amc_tf.cli.text import percent
 from amc_tf.errors import SettingsError
 
 _NUM_CALIBRATION_IMAGES = 100

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from amc_tf.cli import console, options
-from amc_tf.cli.table import percent
+from amc_tf.cli.text import percent
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from amc_tf.cli import console, options
-from amc_tf.cli.table import align, percent, quantity
+from amc_tf.cli.text import align, percent, quantity
 from amc_tf.errors import BudgetError
 
 if TYPE_CHECKING:

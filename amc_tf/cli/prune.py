@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from amc_tf.cli import console, options
-from amc_tf.cli.table import percent, quantity
+from amc_tf.cli.text import percent, quantity
 
 if TYPE_CHECKING:
     from amc_tf.plan import PruningPlan

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from amc_tf.cli import console, options
-from amc_tf.cli.table import align, percent, quantity
+from amc_tf.cli.text import align, percent, quantity
 
 if TYPE_CHECKING:
     from amc_tf.score import Score

@@ -41,6 +41,7 @@ class FixedMeter:
     """Answers with the same latency, and counts."""
 
     name = "fixed"
+    runs_elsewhere = False
 
     def __init__(self, latency):
         self.latency = latency

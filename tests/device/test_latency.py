@@ -60,6 +60,7 @@ def test_samples_that_are_no_times_are_refused(samples: list[float]) -> None:
 def test_meter_protocol_is_checked_by_shape() -> None:
     class Constant:
         name = "constant"
+        runs_elsewhere = False
 
         def fingerprint(self) -> str:
             return "constant"

@@ -19,6 +19,7 @@ class CountingMeter:
     """Answers 1 ms, 2 ms, ... and counts its calls; b"bad" cannot be measured."""
 
     name = "counting"
+    runs_elsewhere = False
 
     def __init__(self, fingerprint: str = "device A") -> None:
         self.calls: list[bytes] = []
