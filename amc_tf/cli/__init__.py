@@ -90,7 +90,7 @@ def make_parser() -> argparse.ArgumentParser:
     for name, module in _VERBS.items():
         summary = (module.__doc__ or "").partition(": ")[2].partition("\n")[0]
         verb = verbs.add_parser(name, help=summary.rstrip("."), description=summary, allow_abbrev=False)
-        verb.set_defaults(run=module.run, needs_keras=True)
+        verb.set_defaults(run=module.run, needs_keras=True, usage_error=verb.error)
         module.add_arguments(verb)
         verb.add_argument("--json", action="store_true", help="print the result as one JSON document")
         verb.add_argument("--debug", action="store_true", help="show tracebacks and what libraries say")

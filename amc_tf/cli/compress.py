@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from amc_tf.cli import console, options
+from amc_tf.cli import console, meters, options
 from amc_tf.cli.text import result_table
 
 
@@ -21,7 +21,7 @@ def add_settings(
 ) -> None:
     """Adds what `demo` has too: everything but model and data; budget and out may have defaults."""
     options.add_search(parser, budget=budget)
-    options.add_meter(parser)
+    meters.add_meter(parser)
     options.add_finetune(parser)
     parser.add_argument(
         "--finetune-uniform", action="store_true", help="fine-tune the uniform control too, to compare with"
@@ -34,28 +34,29 @@ def run(args: argparse.Namespace) -> int:
     with console.stdout_for_results():
         settings = options.search_settings(args)
         finetuning = options.finetune_settings(args)
-        budget, meter = options.budget_and_meter(args, settings)
+        budget = options.search_budget(args, settings, has_meter=meters.meter_kind(args) != "none")
         from amc_tf.compress import compress
         from amc_tf.model_file import load_model
 
-        model = load_model(args.model)
-        train, validation = options.load_images(model, args)
-        result = compress(
-            model,
-            train,
-            validation,
-            budget=budget,
-            meter=meter,
-            settings=settings,
-            finetuning=finetuning,
-            finetune_uniform=args.finetune_uniform,
-            input_range=args.input_range,
-            out=args.out,
-            resume=args.resume,
-            overwrite=args.overwrite,
-            labels={"model": args.model, "data": args.data, "command": args.argv},
-            progress=console.make_progress(quiet=args.quiet),
-        )
+        with meters.open_meter(args) as (meter, _):
+            model = load_model(args.model)
+            train, validation = options.load_images(model, args)
+            result = compress(
+                model,
+                train,
+                validation,
+                budget=budget,
+                meter=meter,
+                settings=settings,
+                finetuning=finetuning,
+                finetune_uniform=args.finetune_uniform,
+                input_range=args.input_range,
+                out=args.out,
+                resume=args.resume,
+                overwrite=args.overwrite,
+                labels={"model": args.model, "data": args.data, "command": args.argv},
+                progress=console.make_progress(quiet=args.quiet),
+            )
     if args.json:
         console.print_json(result.summary)
         return 0

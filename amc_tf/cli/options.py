@@ -14,11 +14,9 @@ from amc_tf.settings import FinetuneSettings, SearchSettings
 if TYPE_CHECKING:
     from amc_tf.budget import Budget
     from amc_tf.data import ImageData
-    from amc_tf.device.host_meter import HostMeter
 
 SEARCH = SearchSettings()
 FINETUNE = FinetuneSettings()
-METERS = ("host", "none")
 _SEED = ("seed", "--seed", "seed of every random draw")
 _WIDTHS = (
     ("round_to", "--round-to", "widths are multiples of this"),
@@ -52,14 +50,6 @@ def add_input_range(parser: argparse.ArgumentParser) -> None:
         metavar="RANGE",
         help="pixel values that the model takes: -1..1, 0..1, 0..255 or imagenet (default: %(default)s)",
     )
-
-
-def add_meter(parser: argparse.ArgumentParser) -> None:
-    """Adds the device that times networks."""
-    parser.add_argument(
-        "--meter", choices=METERS, default="host", help="what times networks (default: %(default)s)"
-    )
-    add_threads(parser)
 
 
 def add_seed(parser: argparse.ArgumentParser) -> None:
@@ -193,24 +183,25 @@ def finetune_settings(args: argparse.Namespace) -> FinetuneSettings:
     return FinetuneSettings(seed=args.seed, **{name: given[name] for name in given if name in names})
 
 
-def budget_and_meter(args: argparse.Namespace, settings: SearchSettings) -> tuple[Budget, HostMeter | None]:
-    """Returns the budget and the meter that it may need.
+def search_budget(args: argparse.Namespace, settings: SearchSettings, *, has_meter: bool) -> Budget:
+    """Returns the budget of a search.
 
     Raises:
         BudgetError: The budget is malformed, or needs a meter.
-        SettingsError: The reward needs a meter, or the number of threads is below 1.
+        SettingsError: The reward needs a meter.
     """
     from amc_tf.budget import Budget
-    from amc_tf.device.host_meter import HostMeter
 
     budget = Budget.parse(args.budget)
-    if args.meter == "host":
-        return budget, HostMeter(num_threads=args.threads)
-    if budget.kind == "latency":
-        raise BudgetError(f"The budget {budget} is measured time: give --meter host, or a budget of macs.")
-    if needs_latency(settings.reward):
-        raise SettingsError(f"The reward {settings.reward} is about measured time: give --meter host.")
-    return budget, None
+    if not has_meter and budget.kind == "latency":
+        raise BudgetError(
+            f"The budget {budget} is measured time: give --meter phone or --meter host, or a budget of macs."
+        )
+    if not has_meter and needs_latency(settings.reward):
+        raise SettingsError(
+            f"The reward {settings.reward} is about measured time: give --meter phone or --meter host."
+        )
+    return budget
 
 
 def load_images(model: Any, args: argparse.Namespace) -> tuple[ImageData, ImageData]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from amc_tf.cli import console, options
+from amc_tf.cli import console, meters, options
 from amc_tf.cli.text import align, percent, quantity
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_model(parser)
     options.add_data(parser)
     options.add_search(parser)
-    options.add_meter(parser)
+    meters.add_meter(parser)
     options.add_run_folder(parser)
 
 
@@ -38,21 +39,22 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _search(args: argparse.Namespace) -> tuple[Score, Score, str]:
+    """Returns the scores of the uniform and of the found network, and who found the latter."""
     settings = options.search_settings(args)
-    budget, meter = options.budget_and_meter(args, settings)
+    budget = options.search_budget(args, settings, has_meter=meters.meter_kind(args) != "none")
     from amc_tf.data import split_data
     from amc_tf.device.store import CachedMeter, MeasurementStore
     from amc_tf.model_file import load_model
     from amc_tf.run_folder import RunFolder
     from amc_tf.session import PruningSession
 
-    model = load_model(args.model)
-    train, validation = options.load_images(model, args)
     progress = console.make_progress(quiet=args.quiet)
-    with (
-        RunFolder(args.out, resume=args.resume, overwrite=args.overwrite) as folder,
-        MeasurementStore(folder.measurements) as store,
-    ):
+    with contextlib.ExitStack() as stack:
+        meter, _ = stack.enter_context(meters.open_meter(args))
+        model = load_model(args.model)
+        train, validation = options.load_images(model, args)
+        folder = stack.enter_context(RunFolder(args.out, resume=args.resume, overwrite=args.overwrite))
+        store = stack.enter_context(MeasurementStore(folder.measurements))
         progress.stage("calibrate")
         split = split_data(
             train,

@@ -1,0 +1,170 @@
+"""What times networks: options that choose phone, this machine or a table, and the meter made of them."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from amc_tf.cli import options
+
+if TYPE_CHECKING:
+    from amc_tf.device.benchmark_run import RunSettings
+    from amc_tf.device.latency import LatencyMeter
+    from amc_tf.device.phone_meter import PhoneMeter
+    from amc_tf.device.phone_pool import PhonePool
+    from amc_tf.device.table import LatencyTable
+
+_METERS = "host, phone, table:FILE or none"
+TRANSPORTS = ("auto", "server", "tcp", "usb")
+DELEGATES = ("cpu", "gpu", "nnapi")
+_TABLE = "table:"
+# Options that only a phone heeds, by the name of their value, and the value that they have when not given.
+_PHONE_OPTIONS = {
+    "serial": None,
+    "transport": "auto",
+    "benchmark_binary": None,
+    "delegate": "cpu",
+    "fp16": False,
+}
+
+
+def add_meter(parser: argparse.ArgumentParser) -> None:
+    """Adds what times networks: a phone, this machine, a table, or nothing."""
+    parser.add_argument(
+        "--meter",
+        type=_meter,
+        metavar="METER",
+        help=f"what times networks: {_METERS} (default: phone where -s is given, else host)",
+    )
+    parser.add_argument(
+        "--table",
+        metavar="FILE",
+        help="latency table of the phone: it steers a search, and learns from what the phone measures",
+    )
+    options.add_threads(parser)
+    add_phone(parser)
+
+
+def add_phone(parser: argparse.ArgumentParser) -> None:
+    """Adds which phone, how it is reached, and how it runs a network; threads are added apart."""
+    parser.add_argument(
+        "-s",
+        "--serial",
+        action="append",
+        metavar="SERIAL",
+        help="serial number or HOST:PORT of the phone (default: $ANDROID_SERIAL, else the only one); several "
+        "phones of one model, each with its -s, share the work",
+    )
+    parser.add_argument(
+        "--transport",
+        choices=TRANSPORTS,
+        default=_PHONE_OPTIONS["transport"],
+        help="how the phone is reached (default: %(default)s, the adb server where it knows the phone)",
+    )
+    parser.add_argument(
+        "--benchmark-binary",
+        metavar="FILE",
+        help="benchmark_model for the phone's ABI (default: the official one, downloaded once)",
+    )
+    parser.add_argument(
+        "--delegate",
+        choices=DELEGATES,
+        default=_PHONE_OPTIONS["delegate"],
+        help="what runs the network on the phone (default: %(default)s, which is XNNPACK)",
+    )
+    parser.add_argument("--fp16", action="store_true", help="let the phone compute in half precision")
+
+
+def meter_kind(args: argparse.Namespace) -> str:
+    """Returns what times networks, "host", "phone", "table" or "none", after checking what goes with it.
+
+    Raises:
+        SystemExit: With 2 where an option was given that the meter does not heed.
+    """
+    kind = (args.meter or ("phone" if args.serial else "host")).partition(":")[0]
+    given = [name for name, default in _PHONE_OPTIONS.items() if getattr(args, name) != default]
+    if kind != "phone" and given:
+        option = f"--{given[0].replace('_', '-')}"
+        args.usage_error(f"{option} is about a phone, but networks are timed by {kind}: give --meter phone.")
+    if kind != "phone" and args.table:
+        args.usage_error(f"--table goes with --meter phone; to do without one, give --meter {_TABLE}FILE.")
+    return kind
+
+
+@contextlib.contextmanager
+def open_meter(args: argparse.Namespace) -> Iterator[tuple[LatencyMeter | None, LatencyTable | None]]:
+    """Opens what the options of `add_meter` chose, and closes it again; the phone is left as it was.
+
+    Args:
+        args: Values of the options of `add_meter`.
+
+    Yields:
+        The meter, None for `--meter none`; and the table that the options name, or None.
+
+    Raises:
+        SystemExit: With 2 where an option was given that the meter does not heed.
+        SettingsError: A value is outside its range.
+        PhoneError: There is no phone, there are several and none was chosen, or it cannot be reached.
+        MeasurementError: There is no tool for the phone, or the table cannot be read.
+    """
+    kind = meter_kind(args)
+    if kind == "phone":
+        with open_phones(args) as meter:
+            yield meter, None
+    elif kind == "host":
+        from amc_tf.device.host_meter import HostMeter
+
+        yield HostMeter(num_threads=args.threads), None
+    else:
+        yield None, None
+
+
+@contextlib.contextmanager
+def open_phones(args: argparse.Namespace) -> Iterator[PhoneMeter | PhonePool]:
+    """Opens the phone, or several as one, that the options of `add_phone` and `add_threads` chose.
+
+    Args:
+        args: Values of these options.
+
+    Yields:
+        The meter; nothing but the benchmark binary is left on a phone when it is closed.
+
+    Raises:
+        SettingsError: A value is outside its range.
+        PhoneError: There is no phone, there are several and none was chosen, or it cannot be reached.
+        MeasurementError: There is no tool for the phone.
+    """
+    from amc_tf.device.benchmark_run import RunSettings
+    from amc_tf.device.phone_pool import PhonePool
+
+    settings = RunSettings(num_threads=args.threads, delegate=args.delegate, fp16=args.fp16)
+    serials = list(dict.fromkeys(args.serial or [None]))
+    with contextlib.ExitStack() as stack:
+        meters = [_open_phone(stack, serial, args, settings) for serial in serials]
+        yield meters[0] if len(meters) == 1 else PhonePool(meters)
+
+
+def _open_phone(
+    stack: contextlib.ExitStack, serial: str | None, args: argparse.Namespace, settings: RunSettings
+) -> PhoneMeter:
+    from amc_tf.device.benchmark_tool import find_tool
+    from amc_tf.device.discovery import find_phone
+    from amc_tf.device.phone_meter import PhoneMeter
+    from amc_tf.device.workbench import Workbench
+
+    phone = stack.enter_context(find_phone(serial, transport=args.transport))
+    binary = Path(args.benchmark_binary) if args.benchmark_binary else None
+    workbench = stack.enter_context(Workbench(phone, find_tool(phone.info().abi, binary=binary)))
+    meter = PhoneMeter(workbench, settings)
+    stack.callback(meter.close)
+    return meter
+
+
+def _meter(text: str) -> str:
+    """Checks a value of --meter."""
+    if text in ("host", "phone", "none") or text.removeprefix(_TABLE) not in ("", text):
+        return text
+    raise argparse.ArgumentTypeError(f"{text!r} is no meter; choose {_METERS}")
