@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +14,7 @@ from amc_tf.cost import Cost
 from amc_tf.data import ImageData
 from amc_tf.device.convert import to_tflite
 from amc_tf.device.latency import LatencyMeter
-from amc_tf.evaluate import accuracy
+from amc_tf.evaluate import Accuracy, accuracy
 from amc_tf.latency_model import LatencyPredictor
 from amc_tf.network import NetworkFunction
 from amc_tf.reward import Outcome, find_reward
@@ -118,7 +120,8 @@ class Scorer:
     not feasible, and the part by which it is too slow is taken off its reward, so that the agent is told the
     measured time and not just the predicted one.
 
-    A network is scored once; asked again, the first score is returned.
+    A network is scored once; asked again, the first score is returned. While a meter that runs elsewhere
+    times it, its accuracy is evaluated here.
 
     Args:
         network: the original network.
@@ -166,9 +169,10 @@ class Scorer:
 
     def _score(self, widths: tuple[int, ...]) -> Score:
         weights = self._builder.weights(self._builder.plan(widths))
-        found = accuracy(self._network.predictor(weights), self._data, input_range=self._input_range)
+        found, latency_ms = self._evaluate(weights)
+        if self._timing is not None and latency_ms is not None:
+            self._timing.predictor.observe(widths, latency_ms)
         cost = self._network.graph.count(widths)
-        latency_ms = self._measure(widths, weights)
         objective = self._objective
         limit = objective.limit
         outcome = Outcome(
@@ -187,10 +191,19 @@ class Scorer:
         reward = self._reward(outcome) - overshoot
         return Score(widths, reward, found.top1, found.top5, cost, latency_ms, feasible)
 
-    def _measure(self, widths: tuple[int, ...], weights: Weights) -> float | None:
-        if self._timing is None:
-            return None
+    def _evaluate(self, weights: Weights) -> tuple[Accuracy, float | None]:
+        """Returns accuracy and latency; both at once where the one does not disturb the other."""
+        predict = self._network.predictor(weights)
+        evaluate = functools.partial(accuracy, predict, self._data, input_range=self._input_range)
+        timing = self._timing
+        if timing is None:
+            return evaluate(), None
         tflite = to_tflite(self._network.bind(weights), input_shape=self._network.input_shape)
-        latency_ms = self._timing.latency_ms(tflite)
-        self._timing.predictor.observe(widths, latency_ms)
-        return latency_ms
+        if not timing.meter.runs_elsewhere:
+            return evaluate(), timing.latency_ms(tflite)
+        # It is the wait for the phone that stays in this thread: Ctrl-C reaches it here, and the store of
+        # measurements is used by the thread that opened it.
+        with concurrent.futures.ThreadPoolExecutor(max_workers=1) as worker:
+            found = worker.submit(evaluate)
+            latency_ms = timing.latency_ms(tflite)
+        return found.result(), latency_ms

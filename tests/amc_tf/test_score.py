@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import threading
 from types import SimpleNamespace
 
 import keras
@@ -12,7 +13,7 @@ from amc_tf.calibration import Calibration
 from amc_tf.candidate import CandidateBuilder
 from amc_tf.cost import Cost
 from amc_tf.device.latency import Latency
-from amc_tf.errors import MeasurementError, SettingsError
+from amc_tf.errors import MeasurementError, ModelError, PhoneError, SettingsError
 from amc_tf.evaluate import accuracy
 from amc_tf.latency_model import LatencyPredictor
 from amc_tf.network import NetworkFunction
@@ -187,6 +188,83 @@ def test_a_failed_measurement_is_not_remembered(network, builder, data, monkeypa
         with pytest.raises(MeasurementError):
             scorer(HALF)
     assert scorer(HALF).latency_ms == 4.0
+
+
+class MeetingMeter(ScriptedMeter):
+    """Times a network only once its accuracy is being evaluated in another thread."""
+
+    def __init__(self, barrier, **fields):
+        super().__init__(**fields)
+        object.__setattr__(self, "barrier", barrier)
+
+    def measure(self, tflite):
+        self.barrier.wait(timeout=10)
+        return super().measure(tflite)
+
+
+def test_a_phone_times_a_network_while_its_accuracy_is_evaluated_here(network, builder, data, monkeypatch):
+    barrier = threading.Barrier(2)
+
+    def meet(*args, **options):
+        barrier.wait(timeout=10)
+        return accuracy(*args, **options)
+
+    timing = Timing(MeetingMeter(barrier, runs_elsewhere=True), 2.0, LatencyPredictor(network.graph, 2.0))
+    alone = Timing(ScriptedMeter(), 2.0, LatencyPredictor(network.graph, 2.0))
+    expected = make_scorer(network, builder, data, Budget(latency=0.5), timing=alone, baseline_ms=2.0)(HALF)
+    monkeypatch.setattr(score_module, "accuracy", meet)
+    overlapped = make_scorer(network, builder, data, Budget(latency=0.5), timing=timing, baseline_ms=2.0)
+    assert overlapped(HALF) == expected
+    assert timing.predictor.shares_ms == alone.predictor.shares_ms
+
+
+def test_this_machine_times_a_network_while_it_does_nothing_else(network, builder, data, monkeypatch):
+    events = []
+
+    def evaluate(*args, **options):
+        events.append("accuracy begins")
+        found = accuracy(*args, **options)
+        events.append("accuracy ends")
+        return found
+
+    class Noting(ScriptedMeter):
+        def measure(self, tflite):
+            events.append("measured")
+            return super().measure(tflite)
+
+    timing = Timing(Noting(runs_elsewhere=False), 2.0, LatencyPredictor(network.graph, 2.0))
+    monkeypatch.setattr(score_module, "accuracy", evaluate)
+    make_scorer(network, builder, data, Budget(latency=0.5), timing=timing, baseline_ms=2.0)(HALF)
+    assert events == ["accuracy begins", "accuracy ends", "measured"]
+
+
+@pytest.mark.parametrize("error", [PhoneError("The phone is gone."), KeyboardInterrupt()], ids=type)
+def test_what_ends_a_measurement_on_a_phone_reaches_the_caller(network, builder, data, error):
+    class Failing(ScriptedMeter):
+        def measure(self, tflite):
+            raise error
+
+    timing = Timing(Failing(runs_elsewhere=True), 2.0, LatencyPredictor(network.graph, 2.0))
+    scorer = make_scorer(network, builder, data, Budget(latency=0.5), timing=timing, baseline_ms=2.0)
+    threads = threading.active_count()
+    with pytest.raises(type(error)) as caught:
+        scorer(HALF)
+    assert caught.value is error
+    assert threading.active_count() == threads
+    assert timing.predictor.num_observations == 1
+
+
+def test_a_network_that_cannot_be_evaluated_is_told_though_a_phone_timed_it(
+    network, builder, data, monkeypatch
+):
+    def fail(*_, **__):
+        raise ModelError("The network returned nothing.")
+
+    monkeypatch.setattr(score_module, "accuracy", fail)
+    timing = Timing(ScriptedMeter(runs_elsewhere=True), 2.0, LatencyPredictor(network.graph, 2.0))
+    with pytest.raises(ModelError, match="returned nothing"):
+        make_scorer(network, builder, data, Budget(latency=0.5), timing=timing, baseline_ms=2.0)(HALF)
+    assert len(timing.meter.seen) == 1
 
 
 def test_a_score_survives_json_to_the_last_bit():
