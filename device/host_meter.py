@@ -234,7 +234,8 @@ def load_invoke(tflite: bytes, num_threads: int) -> Invoke:
 def _summarise(candidate_blocks: list[list[float]], reference_blocks: list[list[float]]) -> Latency:
     samples = [sample for block in candidate_blocks for sample in block]
     if not reference_blocks:
-        return Latency.from_samples(samples)
+        medians = [statistics.median(block) for block in candidate_blocks]
+        return Latency.from_samples(samples, noise=relative_spread(medians))
     ratios = [
         statistics.median(candidate) / statistics.median(reference)
         for candidate, reference in zip(candidate_blocks, reference_blocks, strict=True)
@@ -242,8 +243,9 @@ def _summarise(candidate_blocks: list[list[float]], reference_blocks: list[list[
     ]
     return Latency.from_samples(
         samples,
-        reference_median_ms=statistics.median(sample for block in reference_blocks for sample in block),
+        reference_raw_ms=[sample for block in reference_blocks for sample in block],
         paired_ratio=statistics.median(ratios) if ratios else None,
+        noise=relative_spread(ratios) if len(ratios) > 1 else None,
     )
 
 

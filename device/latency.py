@@ -20,13 +20,17 @@ class Latency:
         p5_ms: 5th percentile, in milliseconds (linear interpolation between order statistics).
         p95_ms: 95th percentile, in milliseconds.
         std_ms: Population standard deviation, in milliseconds; one interruption by the scheduler
-            can dominate it, so judge steadiness by `spread`.
+            can dominate it, so judge steadiness by `noise` or `spread`.
         num_runs: Number of timed runs; at least 1.
-        raw_ms: Every timed run in the order taken, in milliseconds; empty if the device kept none.
+        raw_ms: Every timed run in the order taken, in milliseconds, or, from a tool that tells only how a
+            process of many runs went, the median of each process; empty if the device kept none.
         reference_median_ms: Median of the reference network timed in the same minutes, or None.
         paired_ratio: Median, over neighbouring blocks of runs, of candidate time / reference time, or None.
             Whatever slows the device down for a while slows both halves of a pair.
         reference_raw_ms: What `raw_ms` is for the reference; empty without one.
+        noise: How far one round of the measurement is from the next: interquartile range / median of the
+            rounds' paired ratios, or of their medians without a reference; None if fewer than two rounds are
+            known. Two networks whose ratios differ by less have not been told apart.
         predicted: Whether the numbers come from a model of the device instead of from runs.
         conditions: JSON values that tell how it was measured, where the meter knows: temperatures, cores,
             memory; nothing in it is needed to use the numbers.
@@ -41,6 +45,7 @@ class Latency:
     reference_median_ms: float | None = None
     paired_ratio: float | None = None
     reference_raw_ms: tuple[float, ...] = ()
+    noise: float | None = None
     predicted: bool = False
     conditions: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -59,13 +64,18 @@ class Latency:
         *,
         reference_median_ms: float | None = None,
         paired_ratio: float | None = None,
+        reference_raw_ms: Sequence[float] = (),
+        noise: float | None = None,
     ) -> Latency:
         """Summarises timed runs.
 
         Args:
             samples_ms: Duration of each run, in milliseconds, in the order taken; at least one.
-            reference_median_ms: Median of the reference network over the same period, if there is one.
+            reference_median_ms: Median of the reference network over the same period, if there is one; by
+                default that of `reference_raw_ms`.
             paired_ratio: Median ratio over pairs of neighbouring blocks, if there are pairs.
+            reference_raw_ms: Duration of each run of the reference, in milliseconds, if they were kept.
+            noise: Relative spread between rounds, if there were rounds.
 
         Raises:
             MeasurementError: There are no samples, or one is negative or not finite.
@@ -73,10 +83,13 @@ class Latency:
         if not samples_ms:
             raise MeasurementError("No run was timed, so there is no latency; allow at least one run.")
         raw = tuple(float(sample) for sample in samples_ms)
-        if not all(math.isfinite(sample) and sample >= 0 for sample in raw):
+        reference_raw = tuple(float(sample) for sample in reference_raw_ms)
+        if not all(math.isfinite(sample) and sample >= 0 for sample in raw + reference_raw):
             raise MeasurementError(
                 "A timed run is negative or not finite; the device's clock cannot be trusted."
             )
+        if reference_median_ms is None and reference_raw:
+            reference_median_ms = statistics.median(reference_raw)
         return cls(
             median_ms=percentile(raw, 50),
             p5_ms=percentile(raw, 5),
@@ -86,6 +99,8 @@ class Latency:
             raw_ms=raw,
             reference_median_ms=reference_median_ms,
             paired_ratio=paired_ratio,
+            reference_raw_ms=reference_raw,
+            noise=noise,
         )
 
     @property
@@ -99,7 +114,11 @@ class Latency:
 
     @property
     def spread(self) -> float:
-        """Interquartile range / median of the raw runs; 0 where fewer than two runs are kept."""
+        """Interquartile range / median of `raw_ms`; 0 where fewer than two are kept.
+
+        Of single runs it tells how steady the device was; of process medians, few as they are, how well a
+        measurement repeats without a reference to cancel drift. `noise` is the number to report.
+        """
         return relative_spread(self.raw_ms)
 
     def to_json(self) -> dict[str, Any]:

@@ -77,6 +77,16 @@ def test_a_device_that_slows_down_halfway_changes_the_times_but_not_the_paired_r
     assert latency.num_runs == 10
     assert set(latency.raw_ms) == {1.0, 3.0}
     assert latency.paired_ratio == 0.5
+    assert latency.noise == 0.0
+
+
+def test_noise_is_the_spread_of_the_rounds_and_both_series_are_kept() -> None:
+    device = FakeDevice(C=chain([1.0, 1.1, 1.2], repeat(1.0)), R=repeat(2.0))
+    latency = fake_meter(device, num_runs=3, block_runs=1).measure(b"C")
+    assert latency.reference_raw_ms == (2.0, 2.0, 2.0)
+    assert latency.noise == pytest.approx((0.575 - 0.525) / 0.55)
+    alone = fake_meter(FakeDevice(C=chain([1.0, 1.1, 1.2], repeat(1.0))), None, num_runs=3, block_runs=1)
+    assert alone.measure(b"C").noise == pytest.approx(0.1 / 1.1)
 
 
 def test_rounds_go_on_while_the_spread_is_large_and_stop_when_it_is_small() -> None:

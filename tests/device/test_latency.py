@@ -1,5 +1,6 @@
 """Latency: the summary of timed runs and its JSON form."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -38,8 +39,25 @@ def test_ratio_prefers_the_pairs_over_the_medians() -> None:
     assert Latency.from_samples([2.0]).ratio is None
 
 
+def test_the_median_of_the_reference_comes_from_its_runs_unless_given() -> None:
+    latency = Latency.from_samples([2.0], reference_raw_ms=[3.0, 4.0, 9.0])
+    assert (latency.reference_median_ms, latency.reference_raw_ms) == (4.0, (3.0, 4.0, 9.0))
+    assert Latency.from_samples([2.0], reference_raw_ms=[3.0], reference_median_ms=5.0).ratio == 0.4
+    with pytest.raises(MeasurementError, match="timed run is"):
+        Latency.from_samples([2.0], reference_raw_ms=[-3.0])
+
+
+def test_json_written_before_noise_was_known_is_read() -> None:
+    record = Latency.from_samples([2.0]).to_json()
+    del record["noise"], record["conditions"]
+    assert Latency.from_json(record) == Latency.from_samples([2.0])
+
+
 def test_json_round_trip_keeps_every_field() -> None:
-    latency = Latency.from_samples([1.5, 2.25, 1.75], reference_median_ms=3.5, paired_ratio=0.51)
+    latency = dataclasses.replace(
+        Latency.from_samples([1.5, 2.25, 1.75], reference_raw_ms=[3.5, 3.25], paired_ratio=0.51, noise=0.02),
+        conditions={"device": {"serial": "A"}, "mask": "f0"},
+    )
     assert Latency.from_json(json.loads(json.dumps(latency.to_json()))) == latency
 
 
