@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+import secrets
+import shlex
 from typing import Protocol
+
+from amc_tf.errors import PhoneError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,3 +78,74 @@ class Transport(Protocol):
     def close(self) -> None:
         """Closes the connection; closing twice is harmless."""
         ...
+
+
+@dataclasses.dataclass(frozen=True)
+class MarkedCommand:
+    """A command whose end can be told from the end of the connection.
+
+    ADB's old shell service sends output and then nothing: a command that ended, a daemon that died and a
+    cable that was pulled look alike, and there is no exit status. So the shell is made to print a marker, new
+    for every command, and the exit status after the command; output without it was cut off.
+
+    Attributes:
+        line: What to send to the shell service.
+        marker: What stands before the exit status in the output, and nowhere else.
+    """
+
+    line: str
+    marker: str
+
+    @classmethod
+    def of(cls, command: str) -> MarkedCommand:
+        """Marks a line of shell."""
+        marker = f"[{secrets.token_hex(12)}]"
+        return cls(f"{isolated(command)}; echo '{marker}'$?", marker)
+
+    def result(self, received: bytes, name: str) -> ShellResult:
+        """Takes the marker out of what came back.
+
+        Args:
+            received: All bytes of the command's output.
+            name: The phone, for the error.
+
+        Returns:
+            The result; `stdout` holds standard error too. Line ends are those of the command also where the
+            phone (Android 6 and older) runs it on a terminal, which sends CR LF.
+
+        Raises:
+            PhoneError: There is no marker.
+        """
+        ends = list(re.finditer(re.escape(self.marker.encode()) + rb"(\d{1,3})(\r?\n)", received))
+        if not ends:
+            raise PhoneError(
+                f"The shell of {name} ended in the middle of a command, after {len(received)} bytes of "
+                "output; the phone may have restarted or killed it: try again."
+            )
+        end = ends[-1]
+        output = received[: end.start()] + received[end.end() :]
+        if end[2] == b"\r\n":
+            output = output.replace(b"\r\n", b"\n")
+        return ShellResult(decode(output), "", int(end[1]))
+
+
+def isolated(command: str) -> str:
+    """Returns a line that runs another one in a shell of its own, with nothing on standard input.
+
+    Whatever the command does (a comment, a syntax error, `exit`, `exec`, a signal to itself) ends with that
+    shell, and a program that reads standard input finds its end instead of waiting for ever.
+
+    Args:
+        command: A line of shell, or several.
+    """
+    return f"sh -c {shlex.quote(command)} </dev/null"
+
+
+def quote(*words: str) -> str:
+    """Returns words as a line of shell in which each stands for itself, whatever characters it has."""
+    return shlex.join(words)
+
+
+def decode(output: bytes) -> str:
+    """Returns output as text; what is not UTF-8 becomes U+FFFD."""
+    return output.decode("utf-8", errors="replace")
