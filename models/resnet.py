@@ -1,0 +1,165 @@
+"""Residual and plain networks for CIFAR, and the weight files of trained ones.
+
+Reference: He et al., "Deep Residual Learning for Image Recognition", CVPR 2016, section 4.2: depth 6n + 2,
+three stages of 16, 32 and 64 channels, shortcuts of kind A; plain networks are the same without shortcuts.
+"""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections.abc import Mapping
+
+import keras
+import numpy as np
+
+from amc_tf.errors import ModelError
+
+STAGE_CHANNELS = (16, 32, 64)
+_BATCH_NORM = {
+    "gamma": "weight",
+    "beta": "bias",
+    "moving_mean": "running_mean",
+    "moving_variance": "running_var",
+}
+
+
+def cifar_resnet(depth: int = 56, num_classes: int = 10) -> keras.Model:
+    """Builds a CIFAR ResNet, such as ResNet-20 or ResNet-56.
+
+    Shortcuts are of kind A, without trained weights: where the resolution halves, every second pixel is taken
+    and zero channels are put on both sides. Here that is a fixed 1x1 convolution with stride 2, whose kernel
+    is the identity on the middle channels: a layer that every tool knows, and that shrinks with the channels
+    around it. It adds 0.2 % to the MACs of ResNet-56. Strided 3x3 convolutions pad one pixel on every side.
+
+    Args:
+        depth: layers with weights, 6n + 2 for n blocks in each stage.
+        num_classes: number of classes, at least 2.
+
+    Returns:
+        An untrained model: float32 [batch, 32, 32, 3], normalised by ImageNet's mean and deviation for the
+        weight files that `load_weights` reads -> probabilities float32 [batch, classes].
+
+    Raises:
+        ModelError: if an argument is out of its range.
+    """
+    return _build(depth, num_classes, has_shortcuts=True)
+
+
+def cifar_plain(depth: int = 20, num_classes: int = 10) -> keras.Model:
+    """Builds the plain network of a depth, such as Plain-20: the ResNet without its shortcuts.
+
+    Args:
+        depth: layers with weights, 6n + 2 for n blocks in each stage.
+        num_classes: number of classes, at least 2.
+
+    Returns:
+        An untrained model: float32 [batch, 32, 32, 3] -> probabilities float32 [batch, classes].
+
+    Raises:
+        ModelError: if an argument is out of its range.
+    """
+    return _build(depth, num_classes, has_shortcuts=False)
+
+
+def load_weights(model: keras.Model, path: str | os.PathLike[str]) -> None:
+    """Fills a model of `cifar_resnet` from an .npz file.
+
+    The arrays have the names that PyTorch's implementations use (`layer1.0.conv1.weight`,
+    `bn1.running_mean`, `linear.bias`), their kernels the order of Keras (rows, columns, in, out).
+
+    Args:
+        model: a model of the depth and number of classes that the file was made from.
+        path: the file.
+
+    Raises:
+        ModelError: if the file cannot be read, or an array is missing, left over, or of another shape.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise ModelError(f"{os.fspath(path)} is missing or no .npz file of weights ({error}).") from error
+    wanted = {name: variable for layer in model.layers for name, variable in _names(layer).items()}
+    wrong = [name for name in wanted if name not in arrays or arrays[name].shape != wanted[name].shape]
+    wrong += [name for name in arrays if name not in wanted]
+    if wrong:
+        raise ModelError(
+            f"{os.fspath(path)} does not fit {model.name}: {len(wrong)} arrays, first of them {wrong[0]}, "
+            "are missing, left over, or of another shape; build the model with the depth of the file."
+        )
+    for name, variable in wanted.items():
+        variable.assign(arrays[name])
+
+
+def _build(depth: int, num_classes: int, *, has_shortcuts: bool) -> keras.Model:
+    if depth < 8 or (depth - 2) % 6:
+        raise ModelError(f"A CIFAR ResNet has a depth of 6n + 2, such as 20 or 56, not {depth}.")
+    if num_classes < 2:
+        raise ModelError(f"num_classes is {num_classes}; a classifier needs at least 2 classes.")
+    inputs = keras.Input((32, 32, 3), name="image")
+    x = _convolution(inputs, STAGE_CHANNELS[0], 1, "conv1", "bn1")
+    x = keras.layers.ReLU(name="relu")(x)
+    for stage, channels in enumerate(STAGE_CHANNELS, start=1):
+        for block in range((depth - 2) // 6):
+            stride = 2 if stage > 1 and block == 0 else 1
+            x = _block(x, channels, stride, f"layer{stage}.{block}", has_shortcuts=has_shortcuts)
+    x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
+    outputs = keras.layers.Dense(num_classes, activation="softmax", name="linear")(x)
+    kind = "resnet" if has_shortcuts else "plain"
+    model = keras.Model(inputs, outputs, name=f"cifar_{kind}{depth}")
+    _fix_shortcuts(model)
+    return model
+
+
+def _block(
+    x: keras.KerasTensor, channels: int, stride: int, name: str, *, has_shortcuts: bool
+) -> keras.KerasTensor:
+    shortcut = x
+    x = _convolution(x, channels, stride, f"{name}.conv1", f"{name}.bn1")
+    x = keras.layers.ReLU(name=f"{name}.relu1")(x)
+    x = _convolution(x, channels, 1, f"{name}.conv2", f"{name}.bn2")
+    if has_shortcuts:
+        if stride > 1:
+            shortcut = keras.layers.Conv2D(
+                channels, 1, strides=stride, use_bias=False, trainable=False, name=f"{name}.shortcut"
+            )(shortcut)
+        x = keras.layers.Add(name=f"{name}.add")([x, shortcut])
+    return keras.layers.ReLU(name=f"{name}.relu2")(x)
+
+
+def _convolution(
+    x: keras.KerasTensor, channels: int, stride: int, name: str, norm_name: str
+) -> keras.KerasTensor:
+    if stride > 1:
+        x = keras.layers.ZeroPadding2D(1, name=f"{name}.pad")(x)
+    x = keras.layers.Conv2D(
+        channels,
+        3,
+        strides=stride,
+        padding="same" if stride == 1 else "valid",
+        use_bias=False,
+        kernel_initializer="he_normal",
+        name=name,
+    )(x)
+    return keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=norm_name)(x)
+
+
+def _fix_shortcuts(model: keras.Model) -> None:
+    """Sets the kernel of each shortcut to the identity on the middle channels."""
+    for layer in model.layers:
+        if layer.name.endswith(".shortcut"):
+            _, _, num_inputs, num_outputs = layer.kernel.shape
+            before = (num_outputs - num_inputs) // 2
+            layer.kernel.assign(np.eye(num_inputs, num_outputs, before, dtype=np.float32)[None, None])
+
+
+def _names(layer: keras.Layer) -> Mapping[str, keras.Variable]:
+    """Returns the trained variables of a layer under their names in the file."""
+    if isinstance(layer, keras.layers.BatchNormalization):
+        return {f"{layer.name}.{name}": getattr(layer, ours) for ours, name in _BATCH_NORM.items()}
+    if isinstance(layer, keras.layers.Conv2D) and layer.trainable:
+        return {f"{layer.name}.weight": layer.kernel}
+    if isinstance(layer, keras.layers.Dense):
+        return {f"{layer.name}.weight": layer.kernel, f"{layer.name}.bias": layer.bias}
+    return {}

@@ -1,0 +1,95 @@
+"""CIFAR ResNets and plain networks: structure, cost, shortcuts, weight files."""
+
+import keras
+import numpy as np
+import pytest
+
+from amc_tf.errors import ModelError
+from amc_tf.graph import ChannelGraph, count_cost
+from amc_tf.models import resnet
+
+
+def weights_of(model):
+    """Returns random arrays under the names of a weight file for this model."""
+    generator = np.random.default_rng(0)
+    variables = {name: value for layer in model.layers for name, value in resnet._names(layer).items()}
+    return {name: generator.uniform(0.5, 1.0, value.shape).astype("f") for name, value in variables.items()}
+
+
+def convolution_macs(depth):
+    """Counts the 3x3 convolutions and the classifier by hand."""
+    blocks = (depth - 2) // 6
+    macs = 32 * 32 * 9 * 3 * 16 + 64 * 10
+    for channels, size, before in ((16, 32, 16), (32, 16, 16), (64, 8, 32)):
+        macs += size * size * 9 * channels * (before + (2 * blocks - 1) * channels)
+    return macs
+
+
+@pytest.mark.parametrize("depth", [20, 56])
+def test_macs_are_those_of_the_convolutions_and_the_shortcuts(depth):
+    shortcuts = 16 * 16 * 16 * 32 + 8 * 8 * 32 * 64
+    assert count_cost(resnet.cifar_resnet(depth)).macs == convolution_macs(depth) + shortcuts
+    assert count_cost(resnet.cifar_plain(depth)).macs == convolution_macs(depth)
+
+
+def test_a_shortcut_takes_every_second_pixel_and_adds_zero_channels():
+    model = resnet.cifar_resnet(8)
+    images = np.random.default_rng(0).normal(size=(2, 32, 32, 16)).astype("f")
+    found = np.asarray(model.get_layer("layer2.0.shortcut")(images))
+    expected = np.pad(images[:, ::2, ::2], [(0, 0), (0, 0), (0, 0), (8, 8)])
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_shortcuts_are_not_trained():
+    names = {variable.path for variable in resnet.cifar_resnet(8).trainable_variables}
+    assert not any("shortcut" in name for name in names)
+
+
+def test_streams_and_inner_channels_can_be_pruned():
+    graph = ChannelGraph.from_model(resnet.cifar_resnet(20))
+    assert len(graph.groups) == 3 + 9  # the stream of each stage, and the inside of each block
+    assert [layer.layer for layer in graph.frozen] == ["linear"]
+
+
+def test_a_weight_file_is_loaded_array_by_array(tmp_path):
+    model = resnet.cifar_resnet(8)
+    arrays = weights_of(model)
+    np.savez(tmp_path / "weights.npz", **arrays)
+    resnet.load_weights(model, tmp_path / "weights.npz")
+    for layer, name in (("layer1.0.conv1", "weight"), ("layer3.0.bn2", "running_var"), ("linear", "bias")):
+        found = next(v for key, v in resnet._names(model.get_layer(layer)).items() if key.endswith(name))
+        np.testing.assert_array_equal(np.asarray(found), arrays[f"{layer}.{name}"])
+
+
+def test_a_file_of_another_depth_is_refused(tmp_path):
+    np.savez(tmp_path / "weights.npz", **weights_of(resnet.cifar_resnet(14)))
+    with pytest.raises(ModelError, match=r"weights.npz does not fit cifar_resnet8: 30 arrays.*the depth"):
+        resnet.load_weights(resnet.cifar_resnet(8), tmp_path / "weights.npz")
+
+
+@pytest.mark.parametrize("content", [None, b"no zip file"])
+def test_a_missing_or_damaged_file_is_one_sentence(tmp_path, content):
+    path = tmp_path / "weights.npz"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ModelError, match="is missing or no .npz file of weights"):
+        resnet.load_weights(resnet.cifar_resnet(8), path)
+
+
+@pytest.mark.parametrize("depth", [2, 21])
+def test_other_depths_are_refused(depth):
+    with pytest.raises(ModelError, match=f"6n . 2.*not {depth}"):
+        resnet.cifar_plain(depth)
+
+
+def test_one_class_is_refused():
+    with pytest.raises(ModelError, match="num_classes is 1"):
+        resnet.cifar_resnet(8, num_classes=1)
+
+
+def test_a_model_is_saved_and_loaded_without_custom_objects(tmp_path):
+    model = resnet.cifar_resnet(8)
+    model.save(tmp_path / "model.keras")
+    images = np.random.default_rng(0).normal(size=(1, 32, 32, 3)).astype("f")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(np.asarray(loaded(images)), np.asarray(model(images)))
