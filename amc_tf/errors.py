@@ -41,5 +41,9 @@ class PhoneTimeoutError(PhoneError):
     """Raised when a phone does not answer in time; the command may still be running on it."""
 
 
+class RunStoppedError(MeasurementError):
+    """Raised when a run stops in the middle because its phone has gone; what it has found so far is saved."""
+
+
 class RunFolderError(AmcError):
     """Raised when a run folder exists, is locked, is incomplete, or cannot be written."""

@@ -7,7 +7,7 @@ import dataclasses
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import numpy as np
 import tensorflow as tf
@@ -16,13 +16,18 @@ from numpy.typing import NDArray
 from amc_tf.agent.ddpg import DDPGAgent, TrainingRecord
 from amc_tf.elite import EliteExplorer
 from amc_tf.env import STATE_SIZE, PruningEnv
-from amc_tf.errors import RunFolderError
+from amc_tf.errors import AmcError, ConversionError, MeasurementError, RunFolderError, RunStoppedError
 from amc_tf.latency_model import LatencyPredictor
 from amc_tf.run_folder import RunFolder
 from amc_tf.score import Score
 from amc_tf.settings import SearchSettings
 
 EpisodeCallback = Callable[[Mapping[str, Any]], None]
+DROPPED = "dropped"
+_RECORD = (
+    "episode", "kind", "reward", "top1", "top5", "macs", "params", "bytes", "latency_ms", "widths",
+    "feasible", "best_reward", "noise", "critic_loss", "seconds",
+)  # fmt: skip
 _SCALARS = ("reward", "best_reward", "top1", "macs", "params", "latency_ms", "noise", "critic_loss")
 
 
@@ -39,7 +44,8 @@ class SearchResult:
 
     Attributes:
         best: the feasible network of the highest rank (see `Score.rank`); None if none was feasible.
-        episodes: the records of all episodes, as `episodes.jsonl` holds them.
+        episodes: the records of all episodes, as `episodes.jsonl` holds them; those of kind `DROPPED` have a
+            "reason" and no score.
     """
 
     best: Score | None
@@ -53,6 +59,11 @@ class Search:
     is written on every transition, the agent trains. With a folder, each episode is logged, and the whole
     state is saved every `settings.checkpoint_every` episodes; a search that goes on from there ends as it
     would have without the interruption.
+
+    An episode whose network cannot be converted or timed says nothing about the plan: the phone may have
+    dropped out. It is dropped, and the agent learns nothing from it. After `settings.max_dropped_in_a_row` of
+    them the search stops. The state before the first of the row is what is saved, so that a resumed search
+    plays these episodes anew, and no others.
 
     Args:
         env: the environment.
@@ -88,6 +99,8 @@ class Search:
         )
         self._records: list[Mapping[str, Any]] = []
         self._best: Score | None = None
+        self._dropped: list[AmcError] = []  # why, for each episode of the present row
+        self._before_dropped: dict[str, NDArray[Any]] = {}
 
     def run(self, folder: RunFolder | None = None, on_episode: EpisodeCallback | None = None) -> SearchResult:
         """Runs all episodes, or those that are left.
@@ -98,6 +111,7 @@ class Search:
 
         Raises:
             RunFolderError: if the checkpoint is damaged or of another search, or a file cannot be written.
+            RunStoppedError: if too many networks in a row cannot be converted or timed.
         """
         if folder is not None:
             self._resume(folder)
@@ -106,15 +120,42 @@ class Search:
             report(record)
         with _events(folder) as write_scalars:
             while self._agent.episode < self._settings.episodes:
-                record = self._run_episode()
+                record = self._try_episode()
                 self._records.append(record)
                 if folder is not None:
                     folder.append_episode(record)
                     write_scalars(record)
                     if self._is_checkpoint_due():
-                        folder.save_state(self._state())
+                        folder.save_state(self._checkpoint())
                 report(record)
+                if len(self._dropped) == self._settings.max_dropped_in_a_row:
+                    self._stop(folder)
         return SearchResult(self._best, tuple(self._records))
+
+    def _stop(self, folder: RunFolder | None) -> NoReturn:
+        saved = ""
+        if folder is not None:
+            folder.save_state(self._before_dropped)
+            saved = ", and everything before them is saved"
+        raise RunStoppedError(
+            f"The search stopped at episode {self._agent.episode}: {len(self._dropped)} in a row were dropped"
+            f"{saved}. The last one: {self._dropped[-1]}"
+        ) from self._dropped[-1]
+
+    def _try_episode(self) -> dict[str, Any]:
+        """Runs an episode, or drops it where its network cannot be converted or timed."""
+        number = self._agent.episode
+        if not self._dropped:
+            self._before_dropped = self._state()
+        try:
+            record = self._run_episode()
+        except (ConversionError, MeasurementError) as error:
+            self._dropped.append(error)
+            self._agent.end_episode()
+            facts = {"episode": number, "kind": DROPPED, "reason": str(error)}
+            return {**dict.fromkeys(_RECORD), **facts}
+        self._dropped.clear()
+        return record
 
     def _run_episode(self) -> dict[str, Any]:
         agent, started = self._agent, time.perf_counter()
@@ -161,6 +202,10 @@ class Search:
         done = self._agent.episode
         return done % self._settings.checkpoint_every == 0 or done == self._settings.episodes
 
+    def _checkpoint(self) -> dict[str, NDArray[Any]]:
+        """Returns the state to go on from: a row of dropped episodes that has not ended is left out."""
+        return self._before_dropped if self._dropped else self._state()
+
     def _state(self) -> dict[str, NDArray[Any]]:
         predictor = self._predictor.state() if self._predictor else {}
         return {
@@ -183,7 +228,8 @@ class Search:
             ) from error
         self._records = list(folder.read_episodes(self._agent.episode))
         try:
-            scores = [Score.from_json(dict(record)) for record in self._records]
+            played = [record for record in self._records if record["kind"] != DROPPED]
+            scores = [Score.from_json(dict(record)) for record in played]
         except (KeyError, TypeError) as error:
             raise RunFolderError(
                 f"episodes.jsonl in {folder.path} is damaged ({error!r}): start again with --overwrite."

@@ -217,9 +217,10 @@ class PruningSession:
         )
 
     def _identity(self) -> Mapping[str, Any]:
-        """What a checkpoint must agree with to be resumed: everything that the search depends on."""
+        """What a checkpoint must agree with to be resumed: everything that what is found depends on."""
         settings = self.settings.to_json()
-        del settings["checkpoint_every"]
+        for name in ("checkpoint_every", "max_dropped_in_a_row"):
+            del settings[name]
         budget, search, meter = self.limit.budget, self.split.search, self._meter
         return {
             "budget": f"{budget} (absolute)" if budget.absolute else str(budget),

@@ -99,6 +99,7 @@ class SearchSettings:
         num_batch_norm_images: How many of these measure the batch-norm statistics of each candidate.
         num_search_images: Held-out training images whose accuracy is in the reward.
         checkpoint_every: Episodes between two checkpoints.
+        max_dropped_in_a_row: After so many episodes in a row whose networks cannot be timed the search stops.
         latency_exponent: w of the `soft_latency` reward; negative, so that a slower network earns less.
         agent: Settings of the DDPG agent.
     """
@@ -118,6 +119,7 @@ class SearchSettings:
     num_batch_norm_images: int = 200  # ours
     num_search_images: int = 500  # ours; the paper holds out 5,000 (CIFAR-10) or 3,000 (ImageNet)
     checkpoint_every: int = 10  # ours
+    max_dropped_in_a_row: int = 3  # ours
     latency_exponent: float = -0.07  # MnasNet (Tan et al., CVPR 2019), section 3.1
     agent: AgentSettings = field(default_factory=AgentSettings)
 
@@ -129,6 +131,7 @@ class SearchSettings:
             "num_batch_norm_images",
             "num_search_images",
             "checkpoint_every",
+            "max_dropped_in_a_row",
         ):
             _check_int(self, name, at_least=1)
         for name in ("warmup_episodes", "seed"):

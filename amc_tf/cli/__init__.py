@@ -27,7 +27,7 @@ from amc_tf.cli import (
     report,
     search,
 )
-from amc_tf.errors import AmcError
+from amc_tf.errors import AmcError, RunStoppedError
 
 _VERBS = {
     "demo": demo,
@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.debug:
             traceback.print_exc()
         else:
-            console.fail(_sentence(error))
+            console.fail(_sentence(error, args))
         return 1
 
 
@@ -112,12 +112,17 @@ def _join_negative_range(words: Sequence[str]) -> list[str]:
 def _interrupted(args: argparse.Namespace) -> str:
     if not hasattr(args, "resume"):
         return "Interrupted."
+    return f"Interrupted; all up to the last checkpoint is saved. {_resume_hint(args)}"
+
+
+def _resume_hint(args: argparse.Namespace) -> str:
     words = [word for word in args.argv if word not in ("--resume", "--overwrite")]
-    command = shlex.join([*words, "--resume"])
-    return f"Interrupted; all up to the last checkpoint is saved. Go on with: {command}"
+    return f"Go on with: {shlex.join([*words, '--resume'])}"
 
 
-def _sentence(error: Exception) -> str:
+def _sentence(error: Exception, args: argparse.Namespace) -> str:
+    if isinstance(error, RunStoppedError) and hasattr(args, "resume"):
+        return f"{error} {_resume_hint(args)}"
     if isinstance(error, AmcError):
         return str(error)
     if isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError":

@@ -109,9 +109,9 @@ class LineProgress(Progress):
         self._stage = (text, now)
 
     def episode(self, record: Mapping[str, Any], total: int) -> None:
-        """Writes every tenth episode and the last one."""
+        """Writes every tenth episode, the last one, and those that were dropped."""
         done = record["episode"] + 1
-        if done % _LOG_EVERY == 0 or done == total:
+        if done % _LOG_EVERY == 0 or done == total or "reason" in record:
             facts = ", ".join(f"{name} {value}" for name, value in _facts(record).items())
             say(f"episode {done}/{total}: {facts}")
 
@@ -134,7 +134,9 @@ class TerminalProgress(Progress):
             self._bar.refresh()
 
     def episode(self, record: Mapping[str, Any], total: int) -> None:
-        """Moves the bar of the search."""
+        """Moves the bar of the search; why an episode was dropped is written above it."""
+        if "reason" in record:
+            tqdm.write(f"episode {record['episode'] + 1} was dropped: {record['reason']}", file=sys.stderr)
         self._advance("search", record["episode"] + 1, total, _facts(record))
 
     def epoch(self, number: int, total: int, top1: float) -> None:
@@ -156,6 +158,8 @@ class TerminalProgress(Progress):
 
 def _facts(record: Mapping[str, Any]) -> dict[str, str]:
     """Returns what a bar shows of an episode."""
+    if "reason" in record:
+        return {"dropped": str(record["reason"])}
     best = record["best_reward"]
     facts = {
         "reward": f"{record['reward']:.3f}",

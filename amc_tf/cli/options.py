@@ -107,6 +107,11 @@ def add_search(parser: argparse.ArgumentParser, *, budget: str | None = None) ->
             *_WIDTHS,
             ("num_search_images", "--search-images", "images behind the accuracy in the reward"),
             ("checkpoint_every", "--checkpoint-every", "episodes between two checkpoints"),
+            (
+                "max_dropped_in_a_row",
+                "--max-dropped",
+                "stop after so many episodes in a row that could not be timed",
+            ),
         ],
     )
     add_recovery(parser)

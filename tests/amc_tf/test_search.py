@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import re
 import shutil
 
 import keras
@@ -10,7 +11,7 @@ from amc_tf.budget import Budget, WidthBounds
 from amc_tf.device.store import CachedMeter, MeasurementStore
 from amc_tf.elite import EliteExplorer
 from amc_tf.env import PruningEnv
-from amc_tf.errors import RunFolderError
+from amc_tf.errors import ConversionError, MeasurementError, PhoneError, RunFolderError, RunStoppedError
 from amc_tf.graph import ChannelGraph
 from amc_tf.latency_model import LatencyPredictor
 from amc_tf.run_folder import RunFolder
@@ -60,8 +61,8 @@ class ScriptedScorer:
 class Setup:
     """What one process would build for a search; `store` is the measurement file of a latency search."""
 
-    def __init__(self, graph, *, settings=SETTINGS, identity=IDENTITY, store=None):
-        self.meter = ScriptedMeter(reference=bytes(60))
+    def __init__(self, graph, *, settings=SETTINGS, identity=IDENTITY, store=None, meter=None):
+        self.meter = meter or ScriptedMeter(reference=bytes(60))
         budget, predictor, timing = Budget(macs=0.5), None, None
         if store is not None:
             predictor = LatencyPredictor(graph, 10.0)
@@ -112,7 +113,7 @@ def without_seconds(records):
     return [{name: value for name, value in record.items() if name != "seconds"} for record in records]
 
 
-def run_until(graph, path, stop, *, latency=False):
+def run_until(graph, path, stop, *, latency=False, meter=None):
     """Runs a search in a folder until Ctrl-C comes after the episode `stop`; None runs to the end."""
 
     def interrupt(record):
@@ -120,7 +121,7 @@ def run_until(graph, path, stop, *, latency=False):
             raise KeyboardInterrupt
 
     with RunFolder(path, resume=True) as folder, MeasurementStore(folder.measurements) as store:
-        setup = Setup(graph, store=store if latency else None)
+        setup = Setup(graph, store=store if latency else None, meter=meter)
         if stop is None:
             return setup.search.run(folder), folder.load_state(), setup
         with pytest.raises(KeyboardInterrupt):
@@ -299,3 +300,108 @@ def test_tensorboard_events_that_cannot_be_written_become_a_sentence(graph, tmp_
         folder.events.write_text("a file where the folder should be")
         with pytest.raises(RunFolderError, match=r"tensorboard cannot be written"):
             Setup(graph).search.run(folder)
+
+
+@dataclasses.dataclass(frozen=True)
+class UnsteadyMeter(ScriptedMeter):
+    """Drops out at some of the networks that it is asked to time, counted from 0."""
+
+    reference: bytes | None = bytes(60)
+    out: range = range(0)
+    asked: list[None] = dataclasses.field(default_factory=list, compare=False)
+
+    def measure(self, tflite):
+        self.asked.append(None)
+        if len(self.asked) - 1 in self.out:
+            raise PhoneError(f"The phone is gone (network {len(self.asked) - 1}).")
+        return super().measure(tflite)
+
+
+def run_with_drops(graph, path, out, **settings):
+    """Runs a whole search whose phone drops out now and then; returns result and final checkpoint."""
+    settings = dataclasses.replace(SETTINGS, **settings)
+    with RunFolder(path) as folder, MeasurementStore(folder.measurements) as store:
+        setup = Setup(graph, settings=settings, store=store, meter=UnsteadyMeter(out=out))
+        return setup.search.run(folder), folder.load_state()
+
+
+def test_an_episode_without_a_latency_is_dropped_and_teaches_nothing(graph, tmp_path):
+    result, state = run_with_drops(graph, tmp_path, range(2, 4))
+    dropped = [record for record in result.episodes if record["kind"] == "dropped"]
+    assert [record["reason"] for record in dropped] == [
+        "The phone is gone (network 2).",
+        "The phone is gone (network 3).",
+    ]
+    good = result.episodes[0]
+    assert set(dropped[0]) == {*good, "reason"}
+    assert {name for name, value in dropped[0].items() if value is not None} == {"episode", "kind", "reason"}
+    assert [record["episode"] for record in result.episodes] == list(range(14))
+    assert state["agent/episode"] == 14
+    assert state["agent/replay/num_added"] == 12 * len(graph.groups)
+    lines = (tmp_path / "episodes.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == list(result.episodes)
+
+
+@pytest.mark.parametrize("first", [pytest.param(0, marks=pytest.mark.slow), 7])
+def test_a_search_whose_phone_has_gone_stops_and_resumes_to_the_uninterrupted_one(
+    graph, uninterrupted, tmp_path, first
+):
+    meter = UnsteadyMeter(out=range(first, 99))
+    with RunFolder(tmp_path) as folder, MeasurementStore(folder.measurements) as store:
+        with pytest.raises(RunStoppedError) as caught:
+            Setup(graph, store=store, meter=meter).search.run(folder)
+        num_stored = len(store)
+    assert re.fullmatch(
+        rf"The search stopped at episode \d+: 3 in a row were dropped, and everything before them is saved\. "
+        rf"The last one: The phone is gone \(network {first + 2}\)\.",
+        str(caught.value),
+    )
+    assert isinstance(caught.value.__cause__, PhoneError)
+    assert num_stored == first
+    found = run_until(graph, tmp_path, None, latency=True)
+    assert_same_run(found, uninterrupted["latency"], tmp_path)
+    assert num_stored + len(found[2].meter.seen) == uninterrupted["latency"][2]
+
+
+def test_a_resumed_search_plays_again_what_an_unfinished_row_dropped(graph, uninterrupted, tmp_path):
+    # The second of two dropped episodes ends at a checkpoint, and Ctrl-C comes after it.
+    records = uninterrupted["latency"][0].episodes
+    first = len({tuple(record["widths"]) for record in records[:4]})
+    run_until(graph, tmp_path, 5, latency=True, meter=UnsteadyMeter(out=range(first, 99)))
+    lines = [json.loads(line) for line in (tmp_path / "episodes.jsonl").read_text().splitlines()]
+    assert [line["kind"] == "dropped" for line in lines] == [False] * 4 + [True] * 2
+    found = run_until(graph, tmp_path, None, latency=True)
+    assert_same_run(found, uninterrupted["latency"], tmp_path)
+
+
+@pytest.mark.slow
+def test_dropped_episodes_of_a_row_that_ended_stay_dropped_when_resumed(graph, tmp_path):
+    whole = run_with_drops(graph, tmp_path / "whole", range(2, 4))
+    run_until(graph, tmp_path / "cut", 8, latency=True, meter=UnsteadyMeter(out=range(2, 4)))
+    found = run_until(graph, tmp_path / "cut", None, latency=True)
+    assert_same_run(found, (*whole, None), tmp_path / "cut")
+
+
+def test_a_network_that_does_not_convert_is_dropped_too(graph):
+    setup = Setup(graph, settings=dataclasses.replace(SETTINGS, episodes=3, warmup_episodes=1))
+    score = setup.scorer._score
+
+    def fail_once(widths):
+        setup.scorer._score = score
+        raise ConversionError("The candidate does not convert.")
+
+    setup.scorer._score = fail_once
+    kinds = [record["kind"] for record in setup.search.run().episodes]
+    assert [kind == "dropped" for kind in kinds] == [True, False, False]
+
+
+def test_a_search_in_memory_that_stops_does_not_claim_to_have_saved_anything(graph):
+    setup = Setup(graph, settings=dataclasses.replace(SETTINGS, max_dropped_in_a_row=1))
+
+    def fail(widths):
+        raise MeasurementError("The tool is too old.")
+
+    setup.scorer._score = fail
+    words = r"stopped at episode 1: 1 in a row were dropped\. The last one: The tool is too old\.$"
+    with pytest.raises(RunStoppedError, match=words):
+        setup.search.run()

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from amc_tf.cli import compress, inspect, main
+from amc_tf.errors import RunStoppedError
 from amc_tf.graph import ChannelGraph
 from amc_tf.plan import uniform_plan
 from tests.trained import make_data
@@ -204,6 +205,18 @@ def test_the_hint_after_an_interruption_resumes_instead_of_overwriting(amc, monk
     outcome = amc("demo", "--out=my runs/x", "--overwrite")
     assert outcome.code == 130
     assert outcome.err.endswith("Go on with: amc-tf demo '--out=my runs/x' --resume\n")
+
+
+def test_a_run_that_its_phone_left_says_how_to_go_on(amc, monkeypatch):
+    def stop(_):
+        raise RunStoppedError("The search stopped at episode 9.")
+
+    monkeypatch.setattr(compress, "run", stop)
+    outcome = amc("demo", "--out=my runs/x", "--overwrite", "-s", "A")
+    assert (outcome.code, outcome.out) == (1, "")
+    assert outcome.err == (
+        "amc-tf: The search stopped at episode 9. Go on with: amc-tf demo '--out=my runs/x' -s A --resume\n"
+    )
 
 
 @pytest.mark.parametrize(
