@@ -1,0 +1,288 @@
+"""What adb-shell reads from and writes to: a socket or USB, with one deadline for a whole operation."""
+
+from __future__ import annotations
+
+import abc
+import socket
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from adb_shell.exceptions import UsbReadFailedError, UsbWriteFailedError
+from adb_shell.transport.base_transport import BaseTransport
+
+from amc_tf.device.transport import decode
+from amc_tf.errors import PhoneError
+
+DEFAULT_PORT = 5555
+
+_HEADER_SIZE = 24  # bytes of an ADB packet before its data
+_WORDS_TIMEOUT_S = 2.0  # how long the words of a refusal may come after the refusal
+_USB_ADVICE = {
+    "LIBUSB_ERROR_ACCESS": (
+        "this user may not open it; on Linux install Android's udev rules (Debian and Ubuntu: the package "
+        "android-sdk-platform-tools-common), join the group plugdev and plug the phone in again"
+    ),
+    "LIBUSB_ERROR_BUSY": (
+        "another program holds it, most likely an adb server; use --transport server, or run "
+        "`adb kill-server`"
+    ),
+    "LIBUSB_ERROR_NO_DEVICE": "it was unplugged or has restarted; plug it in again",
+    "LIBUSB_ERROR_NOT_SUPPORTED": (
+        "its USB driver cannot be used this way, as on Windows; start Google's adb and use --transport server"
+    ),
+}
+
+
+class SyncAnswer:
+    """What a phone says while a file is sent to it.
+
+    It says nothing until the end, unless it refuses: a disk that is full, a folder that may not be written.
+    Then it says so in the middle, where adb-shell does not listen.
+
+    Attributes:
+        said: What it has said so far.
+    """
+
+    def __init__(self) -> None:
+        self.said = b""
+        self._unread = b""
+
+    def hear(self, received: bytes) -> None:
+        """Takes bytes as they arrive: ADB packets, possibly in pieces."""
+        self._unread += received
+        while len(self._unread) >= _HEADER_SIZE:
+            end = _HEADER_SIZE + int.from_bytes(self._unread[12:16], "little")
+            if len(self._unread) < end:
+                return
+            if self._unread[:4] == b"WRTE":
+                self.said += self._unread[_HEADER_SIZE:end]
+            self._unread = self._unread[end:]
+
+    @property
+    def is_refusal(self) -> bool:
+        """Whether it refuses the file."""
+        return self.said.startswith(b"FAIL")
+
+    @property
+    def words(self) -> str | None:
+        """Why it refuses, once all of it has arrived."""
+        end = 8 + int.from_bytes(self.said[4:8], "little")
+        return decode(self.said[8:end]) if self.is_refusal and len(self.said) >= max(end, 8) else None
+
+
+class Link(BaseTransport, abc.ABC):
+    """What adb-shell reads from and writes to, with one deadline for a whole operation.
+
+    adb-shell's own timeouts are for one packet, its socket may write half a packet and not notice, and at the
+    end of a connection it reads on until the time is up.
+
+    Attributes:
+        deadline: When the operation must have ended, on `time.monotonic`'s clock.
+        answer: Hears everything that is received while a file is sent; else None.
+    """
+
+    def __init__(self) -> None:
+        self.deadline = 0.0
+        self.answer: SyncAnswer | None = None
+
+    @abc.abstractmethod
+    def connect(self, transport_timeout_s: float | None) -> None:
+        """Connects within what is left of the time."""
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Closes the connection if there is one."""
+
+    @abc.abstractmethod
+    def read(self, num_bytes: int, timeout_s: float) -> bytes:
+        """Returns 1 to `num_bytes` bytes; TimeoutError or another OSError where none come."""
+
+    @abc.abstractmethod
+    def write(self, data: bytes, timeout_s: float) -> None:
+        """Writes all bytes; TimeoutError or another OSError where they do not go."""
+
+    def bulk_read(self, numbytes: int, transport_timeout_s: float | None) -> bytes:
+        """Reads for adb-shell."""
+        received = self.read(numbytes, self.left_s())
+        if self.answer is not None:
+            self.answer.hear(received)
+            if self.answer.words is not None:
+                raise ConnectionAbortedError("the phone refuses the file")
+            if self.answer.is_refusal:
+                self.deadline = min(self.deadline, time.monotonic() + _WORDS_TIMEOUT_S)
+        return received
+
+    def bulk_write(self, data: bytes, transport_timeout_s: float | None) -> int:
+        """Writes for adb-shell."""
+        self.write(data, self.left_s())
+        return len(data)
+
+    def left_s(self) -> float:
+        """Returns the time until the deadline, in seconds.
+
+        Raises:
+            TimeoutError: There is none.
+        """
+        left_s = self.deadline - time.monotonic()
+        if left_s <= 0:
+            raise TimeoutError("the time is up")
+        return left_s
+
+
+class TcpLink(Link):
+    """A TCP connection."""
+
+    def __init__(self, host: str, port: int) -> None:
+        super().__init__()
+        self._address = (host, port)
+        self._socket: socket.socket | None = None
+
+    def connect(self, transport_timeout_s: float | None) -> None:
+        """Connects within what is left of the time."""
+        self._socket = socket.create_connection(self._address, timeout=self.left_s())
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def close(self) -> None:
+        """Closes the connection if there is one."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    def read(self, num_bytes: int, timeout_s: float) -> bytes:
+        """Returns 1 to `num_bytes` bytes."""
+        connection = self._connected(timeout_s)
+        received = connection.recv(num_bytes)
+        if not received:
+            raise ConnectionResetError("the other side closed it")
+        return received
+
+    def write(self, data: bytes, timeout_s: float) -> None:
+        """Writes all bytes."""
+        self._connected(timeout_s).sendall(data)
+
+    def _connected(self, timeout_s: float) -> socket.socket:
+        if self._socket is None:
+            raise ConnectionResetError("it is closed")
+        self._socket.settimeout(timeout_s)
+        return self._socket
+
+
+class UsbLink(Link):
+    """A phone's ADB interface on USB, through libusb."""
+
+    def __init__(self, serial: str) -> None:
+        super().__init__()
+        self._serial = serial
+        self._usb: Any = None
+
+    def connect(self, transport_timeout_s: float | None) -> None:
+        """Finds the phone and takes hold of its interface.
+
+        Raises:
+            PhoneError: It is not there, not ours to open, or held by another program.
+        """
+        import usb1
+
+        usb = find_usb_phone(self._serial)
+        try:
+            usb.connect(self.left_s())
+        except usb1.USBError as error:
+            usb.close()
+            raise PhoneError(usb_sentence(self._serial, error)) from error
+        self._usb = usb
+
+    def close(self) -> None:
+        """Lets the interface go."""
+        if self._usb is not None:
+            self._usb.close()
+            self._usb = None
+
+    def read(self, num_bytes: int, timeout_s: float) -> bytes:
+        """Returns 1 to `num_bytes` bytes."""
+        try:
+            return bytes(self._connected().bulk_read(num_bytes, timeout_s))
+        except UsbReadFailedError as error:
+            raise _as_os_error(error) from error
+
+    def write(self, data: bytes, timeout_s: float) -> None:
+        """Writes all bytes."""
+        try:
+            sent = self._connected().bulk_write(data, timeout_s)
+        except UsbWriteFailedError as error:
+            raise _as_os_error(error) from error
+        if sent != len(data):
+            raise ConnectionResetError(f"USB took {sent} of {len(data)} bytes")
+
+    def _connected(self) -> Any:
+        if self._usb is None:
+            raise ConnectionResetError("it is closed")
+        return self._usb
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """Returns host and port of HOST, HOST:PORT or [IPv6]:PORT; without a port, that of `adb tcpip`.
+
+    Raises:
+        PhoneError: It is none of these.
+    """
+    host, colon, port = address.rpartition(":")
+    if not colon or address.endswith("]"):
+        host, port = address, str(DEFAULT_PORT)
+    host = host.removeprefix("[").removesuffix("]")
+    if not host or not (port.isascii() and port.isdigit()) or not 0 < int(port) < 65536:
+        raise PhoneError(f"{address!r} is no address of a phone; write HOST:PORT, such as 192.168.1.20:5555.")
+    return host, int(port)
+
+
+def usb_phones() -> Iterator[Any]:
+    """Yields adb-shell's `UsbTransport` of every phone with USB debugging on, none of them opened.
+
+    Raises:
+        PhoneError: libusb is missing.
+    """
+    try:
+        from adb_shell.transport.usb_transport import UsbTransport
+    except (ImportError, OSError) as error:
+        raise PhoneError(
+            f"Phones on USB need libusb, which cannot be loaded ({error}); install it (Debian and Ubuntu: "
+            "libusb-1.0-0, macOS: brew install libusb), or start Google's adb and use --transport server."
+        ) from error
+    yield from UsbTransport.find_all_adb_devices()
+
+
+def find_usb_phone(serial: str) -> Any:
+    """Returns adb-shell's `UsbTransport` of a phone.
+
+    Raises:
+        PhoneError: There is none with this serial number, or libusb is missing.
+    """
+    import usb1
+
+    sealed: usb1.USBError | None = None
+    for phone in usb_phones():
+        try:
+            if phone.serial_number == serial:
+                return phone
+        except usb1.USBError as error:
+            sealed = error
+    if sealed is not None:
+        raise PhoneError(usb_sentence(serial, sealed)) from sealed
+    raise PhoneError(
+        f"No phone {serial} is on USB; plug it in, switch on USB debugging in its developer options, and "
+        "check the serial number with `amc-tf devices`."
+    )
+
+
+def usb_sentence(serial: str, error: Exception) -> str:
+    """Returns what a libusb error means for a phone and what to do about it."""
+    words = str(error)
+    advice = next((text for name, text in _USB_ADVICE.items() if name in words), "plug it in again")
+    return f"The phone {serial} on USB cannot be opened ({words}): {advice}."
+
+
+def _as_os_error(error: UsbReadFailedError | UsbWriteFailedError) -> OSError:
+    """Returns a TimeoutError or a ConnectionResetError for what adb-shell makes of every libusb error."""
+    cause = error.args[-1]
+    words = str(cause or error.args[0])
+    return TimeoutError(words) if "LIBUSB_ERROR_TIMEOUT" in words else ConnectionResetError(words)
