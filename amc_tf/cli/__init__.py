@@ -17,6 +17,7 @@ from collections.abc import Sequence
 import amc_tf
 from amc_tf.cli import (
     benchmark,
+    bundle,
     compress,
     console,
     convert,
@@ -38,6 +39,7 @@ _VERBS = {
     "finetune": finetune,
     "convert": convert,
     "benchmark": benchmark,
+    "bundle": bundle,
     "report": report,
 }
 

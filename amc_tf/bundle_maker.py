@@ -1,0 +1,224 @@
+"""Chooses the networks of a run that are worth timing on a phone, builds them and packs them."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from amc_tf import __version__
+from amc_tf.bundle import ORIGINAL, BundledNetwork, Manifest, write_bundle
+from amc_tf.device.convert import to_tflite
+from amc_tf.device.operators import read_operators, structure
+from amc_tf.errors import ModelError, RunFolderError, SettingsError
+from amc_tf.graph import ChannelGraph
+from amc_tf.model_file import load_model
+from amc_tf.network import NetworkFunction
+from amc_tf.plan import PruningPlan, widths_to_plan
+from amc_tf.score import Score
+
+NetworkCallback = Callable[[int, int], None]
+
+
+def make_bundle(
+    run: str | os.PathLike[str],
+    path: str | os.PathLike[str],
+    *,
+    top: int = 20,
+    model: Any = None,
+    on_network: NetworkCallback | None = None,
+) -> Manifest:
+    """Packs the original, the uniform network, what a run found, and its best episodes.
+
+    Networks of episodes are built by slicing the original, because their time follows from their widths and
+    not from their weights. A search without fine-tuning tells of no uniform network and has no file of what
+    it found; that network is sliced too.
+
+    Args:
+        run: folder of the run, which may still be going on.
+        path: the ZIP file to write; replaced if it exists.
+        top: how many networks of episodes to take, best first; those within the budget come before others.
+        model: the original, as a Keras model or as `amc_tf.model_file.load_model` takes it; by default what
+            the summary of the run names.
+        on_network: called with the number of networks that are packed and their total.
+
+    Returns:
+        The manifest of the bundle.
+
+    Raises:
+        RunFolderError: if the folder holds no run, a file of it is damaged, or the bundle cannot be written.
+        ModelError: if the original cannot be loaded.
+        PlanError: if the run is of another model.
+        SettingsError: if `top` is negative.
+    """
+    if top < 0:
+        raise SettingsError(f"{top} networks of episodes were asked for; give 0 or more.")
+    record = _read_run(Path(run))
+    network = NetworkFunction(_load_original(record, model))
+    choices = _choose(record, network.graph, top)
+    label = record.summary["model"] if model is None else model
+    manifest = Manifest(
+        run=Path(run).resolve().name,
+        model=label if isinstance(label, str) else label.name,
+        meter=(record.summary.get("meter") or {}).get("name"),
+        created_with=__version__,
+    )
+    report = on_network or (lambda done, total: None)
+
+    def build() -> Iterator[tuple[BundledNetwork, bytes]]:
+        for number, choice in enumerate(choices, 1):
+            tflite = choice.file.read_bytes() if choice.file else _slice(network, choice.widths)
+            yield choice.bundled(tflite), tflite
+            report(number, len(choices))
+
+    return write_bundle(path, manifest, build())
+
+
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    """What there is of a run: a search has no summary, one that still goes on or was stopped no plan.
+
+    Attributes:
+        folder: its folder.
+        plan: the plan that was found.
+        summary: its summary, empty without one.
+        episodes: the scores of the episodes that were not dropped, in their order, by episode.
+    """
+
+    folder: Path
+    plan: PruningPlan | None
+    summary: Mapping[str, Any]
+    episodes: Mapping[int, Score]
+
+
+@dataclasses.dataclass
+class _Choice:
+    """A network to pack: sliced to its widths, or read from a file of the run."""
+
+    widths: tuple[int, ...]
+    roles: list[str]
+    expected_ms: float | None = None
+    file: Path | None = None
+    score: Score | None = None
+
+    def bundled(self, tflite: bytes) -> BundledNetwork:
+        return BundledNetwork(
+            sha256=hashlib.sha256(tflite).hexdigest(),
+            roles=tuple(self.roles),
+            structure=structure(read_operators(tflite)),
+            widths=self.widths,
+            reward=self.score.reward if self.score else None,
+            top1=self.score.top1 if self.score else None,
+            expected_ms=self.expected_ms,
+        )
+
+
+def _read_run(folder: Path) -> _Run:
+    plan, summary = folder / "plan.json", folder / "summary.json"
+    run = _Run(
+        folder,
+        PruningPlan.load(plan) if plan.exists() else None,
+        _parse(summary.read_bytes(), str(summary)) if summary.exists() else {},
+        _read_episodes(folder / "episodes.jsonl"),
+    )
+    if not run.plan and not run.episodes:
+        raise RunFolderError(
+            f"{folder} holds no run: it has neither plan.json nor episodes; give the folder that --out named."
+        )
+    return run
+
+
+def _read_episodes(path: Path) -> dict[int, Score]:
+    lines = path.read_bytes().splitlines() if path.exists() else []
+    records = [_parse(line, f"{path}, line {number},") for number, line in enumerate(lines, 1)]
+    try:
+        return {record["episode"]: Score.from_json(record) for record in records if record.get("widths")}
+    except (KeyError, TypeError) as error:
+        raise RunFolderError(f"{path} is damaged ({error!r}): it cannot be bundled.") from error
+
+
+def _parse(text: bytes, where: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise RunFolderError(f"{where} is no JSON ({error}): it cannot be bundled.") from error
+    if not isinstance(value, dict):
+        raise RunFolderError(f"{where} holds no JSON object: it cannot be bundled.")
+    return value
+
+
+def _load_original(run: _Run, model: Any) -> Any:
+    if model is not None:
+        return load_model(model) if isinstance(model, str) else model
+    name = run.summary.get("model")
+    if name is None:
+        raise ModelError(f"{run.folder} does not tell which model was pruned: give it with --model.")
+    try:
+        return load_model(str(name))
+    except ModelError as error:
+        raise ModelError(f"The model of the run cannot be loaded, give it with --model: {error}") from error
+
+
+def _choose(run: _Run, graph: ChannelGraph, top: int) -> list[_Choice]:
+    """Lists what to pack, the original first; float32 networks of equal widths are one."""
+    original = tuple(group.num_channels for group in graph.groups)
+    wanted = [_Choice(original, [ORIGINAL], _expected_ms(run, "baseline"))]
+    if run.plan:
+        run.plan.validate(graph)
+        wanted.append(
+            _Choice(
+                run.plan.widths(graph),
+                ["found"],
+                _expected_ms(run, "finetuned"),
+                file=_existing(run.folder / "model_float32.tflite"),
+            )
+        )
+    if run.summary.get("channels"):
+        widths = tuple(group["uniform"] for group in run.summary["channels"])
+        wanted.append(_Choice(widths, ["uniform"], _expected_ms(run, "uniform")))
+    for number, score in _best(run.episodes, top):
+        wanted.append(_Choice(score.widths, [f"episode {number}"], score.latency_ms, score=score))
+    choices = _merge(wanted)
+    int8 = _existing(run.folder / "model_int8.tflite")
+    if run.plan and int8:
+        choices.append(_Choice(run.plan.widths(graph), ["found int8"], _expected_ms(run, "int8"), file=int8))
+    return choices
+
+
+def _best(episodes: Mapping[int, Score], top: int) -> list[tuple[int, Score]]:
+    """Returns the best episodes of different widths: those within the budget first, then by rank."""
+    ordered = sorted(episodes.items(), key=lambda item: (item[1].feasible, item[1].rank), reverse=True)
+    distinct: dict[tuple[int, ...], tuple[int, Score]] = {}
+    for number, score in ordered:
+        distinct.setdefault(score.widths, (number, score))
+    return list(distinct.values())[:top]
+
+
+def _merge(wanted: Iterable[_Choice]) -> list[_Choice]:
+    """Makes one of networks with equal widths: with all their roles, and what the first one knows."""
+    merged: dict[tuple[int, ...], _Choice] = {}
+    for choice in wanted:
+        first = merged.setdefault(choice.widths, choice)
+        if first is not choice:
+            first.roles += choice.roles
+            first.score = first.score or choice.score
+            first.expected_ms = choice.expected_ms if first.expected_ms is None else first.expected_ms
+    return list(merged.values())
+
+
+def _expected_ms(run: _Run, key: str) -> float | None:
+    """Returns the median latency of a network of the summary, None if it has none."""
+    return ((run.summary.get(key) or {}).get("latency_ms") or {}).get("median")
+
+
+def _existing(path: Path) -> Path | None:
+    return path if path.exists() else None
+
+
+def _slice(network: NetworkFunction, widths: Sequence[int]) -> bytes:
+    plan = widths_to_plan(network.graph, widths)
+    return to_tflite(network.bind(network.slice(plan)), input_shape=network.input_shape)
