@@ -212,7 +212,8 @@ class _Rates:
         totals = np.array([network.total_ms for network in networks])
         typical = np.concatenate([_typical(family) for family in families])
         self._speed = float(np.median(totals / (sums @ typical)))
-        rows, targets = [sums / totals[:, None]], [np.ones(len(networks))]
+        rows: list[Vector] = [sums / totals[:, None]]
+        targets: list[Vector] = [np.ones(len(networks))]
         for network in networks:
             matrix, values = self._operator_rows(network)
             rows.append(matrix)

@@ -1,0 +1,73 @@
+"""Writes and reads JSON files whole: a reader never sees half a file, and a foreign file is refused."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from amc_tf.errors import RunFolderError
+
+_MAX_BYTES = 1 << 28
+
+
+def write_json(path: str | os.PathLike[str], record: Mapping[str, Any]) -> None:
+    """Writes a record, one line for each value and for each element of a list.
+
+    Raises:
+        RunFolderError: The file cannot be written; what stood there before is untouched.
+    """
+    target = Path(path)
+    try:
+        _replace(target, _lines(record))
+    except OSError as error:
+        raise RunFolderError(f"{target} cannot be written: {error.strerror or error}.") from error
+
+
+def read_json(path: str | os.PathLike[str]) -> Any:
+    """Reads what `write_json` wrote, or any JSON.
+
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: It is no JSON, is nested too deeply, holds numbers that are not finite, or is very large.
+    """
+    source = Path(path)
+    if source.stat().st_size > _MAX_BYTES:
+        raise ValueError(f"it has more than {_MAX_BYTES} bytes")
+    try:
+        return json.loads(source.read_text(encoding="utf-8"), parse_constant=_refuse)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
+def _replace(target: Path, text: str) -> None:
+    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, target)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+
+
+def _lines(record: Mapping[str, Any]) -> str:
+    lines = []
+    for key, value in record.items():
+        text = json.dumps(value)
+        if isinstance(value, list) and value:
+            text = "[\n  " + ",\n  ".join(map(json.dumps, value)) + "\n ]"
+        lines.append(f" {json.dumps(key)}: {text}")
+    return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+def _refuse(constant: str) -> Any:
+    raise ValueError(f"it holds the number {constant}")
