@@ -1,4 +1,4 @@
-"""Keeps every measurement in one SQLite file, keyed by network content and meter fingerprint."""
+"""Keeps every measurement in one SQLite file, found again by network content and meter fingerprint."""
 
 from __future__ import annotations
 
@@ -9,35 +9,51 @@ import hashlib
 import json
 import os
 import sqlite3
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Mapping
 from types import TracebackType
+from typing import Any
 
+from amc_tf.device.benchmark_profile import OperatorTime
 from amc_tf.device.latency import Latency, LatencyMeter
 from amc_tf.errors import MeasurementError, RunFolderError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS measurements (
+_TABLE = """
+CREATE TABLE measurements (
+    id INTEGER PRIMARY KEY,
     sha256 TEXT NOT NULL,
     fingerprint TEXT NOT NULL,
     meter TEXT NOT NULL,
+    network TEXT NOT NULL,
     median_ms REAL NOT NULL,
     p5_ms REAL NOT NULL,
     p95_ms REAL NOT NULL,
     std_ms REAL NOT NULL,
     num_runs INTEGER NOT NULL,
+    raw_ms TEXT NOT NULL,
     reference_median_ms REAL,
     paired_ratio REAL,
-    raw_ms TEXT NOT NULL,
-    created_at TEXT NOT NULL,
-    PRIMARY KEY (sha256, fingerprint)
+    reference_raw_ms TEXT NOT NULL,
+    noise REAL,
+    predicted INTEGER NOT NULL,
+    device TEXT,
+    conditions TEXT NOT NULL,
+    profile TEXT NOT NULL,
+    created_at TEXT NOT NULL
 )
 """
-_COLUMNS = (
-    "sha256, fingerprint, meter, median_ms, p5_ms, p95_ms, std_ms, num_runs, "
-    "reference_median_ms, paired_ratio, raw_ms, created_at"
-)
+_INDEX = "CREATE INDEX measurements_of_network ON measurements (sha256, fingerprint)"
+_FROM_VERSION_1 = """
+INSERT INTO measurements
+SELECT NULL, sha256, fingerprint, meter, '', median_ms, p5_ms, p95_ms, std_ms, num_runs, raw_ms,
+    reference_median_ms, paired_ratio, '[]', NULL, 0, NULL, '{}', '[]', created_at
+FROM measurements_1 ORDER BY created_at
+"""
+_LATENCY_NUMBERS = (
+    "median_ms", "p5_ms", "p95_ms", "std_ms", "num_runs", "reference_median_ms", "paired_ratio", "noise",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,8 +64,10 @@ class Measurement:
         sha256: Hexadecimal SHA-256 of the TFLite bytes.
         fingerprint: What was measured with (`LatencyMeter.fingerprint`).
         meter: Name of the meter.
-        latency: The latency, raw runs included.
+        latency: The latency, with raw runs and conditions.
         created_at: When it was stored, ISO 8601 in UTC.
+        network: What people call the network, such as its file name; "" where nobody named it.
+        profile: Time of each operator, in the order they run; empty where it was not profiled.
     """
 
     sha256: str
@@ -57,37 +75,48 @@ class Measurement:
     meter: str
     latency: Latency
     created_at: str
+    network: str = ""
+    profile: tuple[OperatorTime, ...] = ()
+
+    @property
+    def device(self) -> Mapping[str, Any] | None:
+        """What did the work, serial included, where the meter told (`Latency.conditions["device"]`)."""
+        device: Mapping[str, Any] | None = self.latency.conditions.get("device")
+        return device
 
 
 class MeasurementStore:
-    """A SQLite file of measurements that several processes may use at once.
+    """A SQLite file of all measurements ever made, which several processes and threads may use at once.
 
+    Nothing is replaced: a network that is measured again gets another row, and `get` answers with the latest.
     Every `put` is one transaction on disk, so a run that is killed keeps all it measured. Use it as a context
     manager, or call `close`.
     """
 
     def __init__(self, path: str | os.PathLike[str] | None = None, *, timeout_s: float = 30.0) -> None:
-        """Opens the store, creating the file when there is none.
+        """Opens the store, creating the file when there is none; a file of format 1 is converted in place.
 
         Args:
             path: The file; None keeps the measurements in memory.
             timeout_s: How long to wait for another process that is writing, in seconds.
 
         Raises:
-            RunFolderError: The file cannot be opened, is no store, or was written by another version.
+            RunFolderError: The file cannot be opened, is no store, or was written by a later version.
         """
         self._name = ":memory:" if path is None else os.fspath(path)
         self._connection: sqlite3.Connection | None = None
+        self._lock = threading.RLock()
         with _clear_errors(self._name):
-            self._connection = sqlite3.connect(self._name, timeout=timeout_s)
+            self._connection = sqlite3.connect(self._name, timeout=timeout_s, check_same_thread=False)
+            self._connection.row_factory = sqlite3.Row
             try:
-                _create_schema(self._connection, self._name)
+                _prepare_schema(self._connection, self._name)
             except BaseException:
                 self.close()
                 raise
 
     def get(self, sha256: str, fingerprint: str) -> Latency | None:
-        """Returns the stored latency of a network on a device, or None.
+        """Returns the latest stored latency of a network on a device, or None.
 
         Args:
             sha256: Hexadecimal SHA-256 of the TFLite bytes.
@@ -96,42 +125,59 @@ class MeasurementStore:
         Raises:
             RunFolderError: The file is damaged, closed, or locked for longer than the timeout.
         """
-        query = f"SELECT {_COLUMNS} FROM measurements WHERE sha256 = ? AND fingerprint = ?"
-        with self._connected() as connection:
-            row = connection.execute(query, (sha256, fingerprint)).fetchone()
-            return None if row is None else _measurement(row).latency
+        found = self.list(fingerprint, sha256=sha256, newest_first=True, limit=1)
+        return found[0].latency if found else None
 
     def put(self, measurement: Measurement) -> None:
-        """Stores a measurement; one of the same network and fingerprint is replaced.
+        """Adds a measurement; earlier ones of the same network are kept.
 
         Raises:
             RunFolderError: The file cannot be written: damaged, closed, locked, or the disk is full.
         """
-        latency = measurement.latency
-        values = (
-            measurement.sha256, measurement.fingerprint, measurement.meter,
-            latency.median_ms, latency.p5_ms, latency.p95_ms, latency.std_ms, latency.num_runs,
-            latency.reference_median_ms, latency.paired_ratio, json.dumps(latency.raw_ms),
-            measurement.created_at,
-        )  # fmt: skip
-        marks = ", ".join("?" * len(values))
+        row = _row(measurement)
+        marks = ", ".join(f":{name}" for name in row)
         with self._connected() as connection, connection:
-            connection.execute(f"INSERT OR REPLACE INTO measurements ({_COLUMNS}) VALUES ({marks})", values)
+            connection.execute(f"INSERT INTO measurements ({', '.join(row)}) VALUES ({marks})", row)
 
-    def list(self, fingerprint: str | None = None) -> tuple[Measurement, ...]:
-        """Returns the measurements, oldest first.
+    def list(
+        self,
+        fingerprint: str | None = None,
+        *,
+        sha256: str | None = None,
+        serial: str | None = None,
+        newest_first: bool = False,
+        limit: int | None = None,
+    ) -> tuple[Measurement, ...]:
+        """Returns the measurements in the order of their times, oldest first unless told otherwise.
 
         Args:
             fingerprint: Only those measured with this; None for all.
+            sha256: Only those of the network with this content; None for all.
+            serial: Only those that the phone with this serial took part in; None for all.
+            newest_first: Begin with the latest.
+            limit: Not more than this many, from the beginning of the order; None for all.
 
         Raises:
             RunFolderError: The file is damaged, closed, or locked for longer than the timeout.
         """
+        filters = {
+            "fingerprint = :fingerprint": fingerprint,
+            "sha256 = :sha256": sha256,
+            "instr(', ' || json_extract(device, '$.serial') || ',', ', ' || :serial || ',') > 0": serial,
+        }
+        chosen = " AND ".join(["1", *(text for text, value in filters.items() if value is not None)])
+        order = "DESC" if newest_first else "ASC"
         query = (
-            f"SELECT {_COLUMNS} FROM measurements WHERE ?1 IS NULL OR fingerprint = ?1 ORDER BY created_at"
+            f"SELECT * FROM measurements WHERE {chosen} ORDER BY created_at {order}, id {order} LIMIT :limit"
         )
+        values = {
+            "fingerprint": fingerprint,
+            "sha256": sha256,
+            "serial": serial,
+            "limit": -1 if limit is None else limit,
+        }
         with self._connected() as connection:
-            return tuple(_measurement(row) for row in connection.execute(query, (fingerprint,)))
+            return tuple(_measurement(row) for row in connection.execute(query, values))
 
     def __len__(self) -> int:
         with self._connected() as connection:
@@ -139,9 +185,10 @@ class MeasurementStore:
 
     def close(self) -> None:
         """Closes the file; closing twice is harmless."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        with self._lock:
+            if self._connection is not None:
+                self._connection.close()
+                self._connection = None
 
     def __enter__(self) -> MeasurementStore:
         return self
@@ -153,10 +200,11 @@ class MeasurementStore:
 
     @contextlib.contextmanager
     def _connected(self) -> Iterator[sqlite3.Connection]:
-        if self._connection is None:
-            raise RunFolderError(f"The measurement store {self._name} is closed; open it again.")
-        with _clear_errors(self._name):
-            yield self._connection
+        with self._lock:
+            if self._connection is None:
+                raise RunFolderError(f"The measurement store {self._name} is closed; open it again.")
+            with _clear_errors(self._name):
+                yield self._connection
 
 
 class CachedMeter:
@@ -228,36 +276,73 @@ def _clear_errors(name: str) -> Iterator[None]:
             f"The measurement store {name} cannot be used ({error}); check that its folder exists, "
             "is writable and has space, and that no other program holds it."
         ) from error
-    except (sqlite3.DatabaseError, json.JSONDecodeError, MeasurementError) as error:
+    except (sqlite3.DatabaseError, json.JSONDecodeError, TypeError, MeasurementError) as error:
         raise RunFolderError(
             f"The measurement store {name} is damaged ({error}); move it away, "
             "and its networks are measured again."
         ) from error
 
 
-def _create_schema(connection: sqlite3.Connection, name: str) -> None:
-    version = int(connection.execute("PRAGMA user_version").fetchone()[0])
-    if version not in (0, SCHEMA_VERSION):
-        raise RunFolderError(
-            f"The measurement store {name} has format {version}, but this version reads format "
-            f"{SCHEMA_VERSION}; use the version that wrote it, or name another file."
-        )
-    if version == 0:
-        with connection:
-            connection.execute(_SCHEMA)
-            connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+def _prepare_schema(connection: sqlite3.Connection, name: str) -> None:
+    """Creates the table, or moves one of format 1 into it, in one transaction."""
+    if _version(connection) == SCHEMA_VERSION:
+        return
+    with connection:
+        connection.execute("BEGIN IMMEDIATE")
+        version = _version(connection)
+        if version not in (0, 1, SCHEMA_VERSION):
+            raise RunFolderError(
+                f"The measurement store {name} has format {version}, but this version reads formats up to "
+                f"{SCHEMA_VERSION}; use the version that wrote it, or name another file."
+            )
+        if version == 1:
+            connection.execute("ALTER TABLE measurements RENAME TO measurements_1")
+        if version < SCHEMA_VERSION:
+            connection.execute(_TABLE)
+            connection.execute(_INDEX)
+        if version == 1:
+            connection.execute(_FROM_VERSION_1)
+            connection.execute("DROP TABLE measurements_1")
+        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
 
-def _measurement(row: tuple) -> Measurement:
-    sha256, fingerprint, meter, median, p5, p95, std, num_runs, reference, ratio, raw, created_at = row
+def _version(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("PRAGMA user_version").fetchone()[0])
+
+
+def _row(measurement: Measurement) -> dict[str, Any]:
+    latency = measurement.latency
+    return {
+        "sha256": measurement.sha256,
+        "fingerprint": measurement.fingerprint,
+        "meter": measurement.meter,
+        "network": measurement.network,
+        **{name: getattr(latency, name) for name in _LATENCY_NUMBERS},
+        "raw_ms": json.dumps(latency.raw_ms),
+        "reference_raw_ms": json.dumps(latency.reference_raw_ms),
+        "predicted": latency.predicted,
+        "device": None if measurement.device is None else json.dumps(measurement.device),
+        "conditions": json.dumps({k: v for k, v in latency.conditions.items() if k != "device"}),
+        "profile": json.dumps([dataclasses.asdict(operator) for operator in measurement.profile]),
+        "created_at": measurement.created_at,
+    }
+
+
+def _measurement(row: sqlite3.Row) -> Measurement:
+    device = {} if row["device"] is None else {"device": json.loads(row["device"])}
     latency = Latency(
-        median_ms=median,
-        p5_ms=p5,
-        p95_ms=p95,
-        std_ms=std,
-        num_runs=num_runs,
-        raw_ms=tuple(json.loads(raw)),
-        reference_median_ms=reference,
-        paired_ratio=ratio,
+        **{name: row[name] for name in _LATENCY_NUMBERS},
+        raw_ms=tuple(json.loads(row["raw_ms"])),
+        reference_raw_ms=tuple(json.loads(row["reference_raw_ms"])),
+        predicted=bool(row["predicted"]),
+        conditions={**device, **json.loads(row["conditions"])},
     )
-    return Measurement(sha256, fingerprint, meter, latency, created_at)
+    return Measurement(
+        sha256=row["sha256"],
+        fingerprint=row["fingerprint"],
+        meter=row["meter"],
+        latency=latency,
+        created_at=row["created_at"],
+        network=row["network"],
+        profile=tuple(OperatorTime(**operator) for operator in json.loads(row["profile"])),
+    )
