@@ -185,6 +185,10 @@ def test_equal_runs_are_printed_without_average_and_read_with_it() -> None:
     assert (result.num_runs, result.first_ms) == (50, 0.009)
 
 
+def test_line_ends_of_a_terminal_change_nothing() -> None:
+    assert parse_output(output("default").replace("\n", "\r\n")) == parse_output(output("default"))
+
+
 def test_a_run_without_warm_up_has_a_result() -> None:
     cold = output("default").replace("count=19 first=36933", "count=0 p5=0 first=36933", 1)
     result = parse_output(cold)

@@ -130,6 +130,11 @@ def test_a_delegate_that_tells_nothing_of_its_inside_stays_one_operator() -> Non
     assert (operator.kind, operator.mean_ms) == ("TfLiteGpuDelegateV2", 100.0)
 
 
+@pytest.mark.parametrize("sample", ["opprof", "opprof.csv", "mobilenet_run1"])
+def test_line_ends_of_a_terminal_change_nothing(sample: str) -> None:
+    assert parse_profile(SAMPLES[sample].replace("\n", "\r\n")) == parse_profile(SAMPLES[sample])
+
+
 @pytest.mark.parametrize("run", ["default", "opprof_csv", "2022/xnn"])
 def test_output_without_a_profile_is_refused(run: str) -> None:
     with pytest.raises(MeasurementError, match="no per-operator profile"):
