@@ -46,6 +46,7 @@ class LearningMeter:
     Attributes:
         name: That of the meter behind it.
         runs_elsewhere: That of the meter behind it.
+        label: What the networks that it adds are called in the table.
     """
 
     def __init__(self, meter: LatencyMeter, path: str | os.PathLike[str]) -> None:
@@ -60,6 +61,7 @@ class LearningMeter:
         """
         self.name = meter.name
         self.runs_elsewhere = meter.runs_elsewhere
+        self.label = "search"
         self._meter = meter
         self._book = _Book(meter, Path(path))
         self._reference: bytes | None = None
@@ -88,7 +90,7 @@ class LearningMeter:
         """
         latency = self._meter.measure(tflite)
         if not latency.predicted:
-            self._book.add("search", tflite, latency, reference=self._reference)
+            self._book.add(self.label, tflite, latency, reference=self._reference)
         return latency
 
 
