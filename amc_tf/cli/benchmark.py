@@ -1,55 +1,162 @@
-"""The verb benchmark: time a .tflite file on this machine, beside a reference if one is given."""
+"""The verb benchmark: time a .tflite file on a phone or on this machine, and list what was timed before."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import dataclasses
+import hashlib
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
-from amc_tf.cli import console, options
+from amc_tf.cli import console, meters, options
+from amc_tf.cli.text import align, percent
 from amc_tf.cli.text import latency as latency_text
-from amc_tf.errors import MeasurementError
+from amc_tf.errors import MeasurementError, RunFolderError
+
+if TYPE_CHECKING:
+    from amc_tf.device.benchmark_profile import OperatorTime
+    from amc_tf.device.latency import Latency, LatencyMeter
+    from amc_tf.device.phone_meter import PhoneMeter
+    from amc_tf.device.store import Measurement
+
+_HOST_RUNS = 200
+_HISTORY = 20
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the files and how they are timed."""
+    """Adds the files, where and how they are timed, and the history."""
     parser.set_defaults(needs_keras=False)
-    parser.add_argument("tflite", metavar="FILE", help="a .tflite file")
+    parser.add_argument("tflite", metavar="FILE", nargs="?", help="a .tflite file")
     parser.add_argument("--reference", metavar="FILE", help="a .tflite file to compare with, timed in turns")
-    options.add_threads(parser)
+    add_device(parser)
     parser.add_argument(
-        "--runs", type=int, default=200, metavar="N", help="fewest timed runs (default: %(default)s)"
+        "--runs",
+        type=int,
+        metavar="N",
+        help=f"fewest timed runs, on a phone of each process (default: {_HOST_RUNS}, on a phone 50)",
+    )
+    parser.add_argument(
+        "--profile", action="store_true", help="time each operator too, in a run of its own on the phone"
+    )
+    parser.add_argument(
+        "--store", metavar="FILE", help="SQLite file of all measurements (default: one for this user)"
+    )
+    parser.add_argument("--history", action="store_true", help="list stored measurements, latest first")
+    parser.add_argument(
+        "--limit", type=int, default=_HISTORY, metavar="N", help="longest history (default: %(default)s)"
     )
 
 
-def run(args: argparse.Namespace) -> int:
-    """Times the network and prints median and percentiles."""
-    with console.stdout_for_results():
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """Adds a phone or this machine, for commands that do nothing but time."""
+    parser.set_defaults(table=None)
+    parser.add_argument(
+        "--meter",
+        choices=("phone", "host"),
+        help="what times networks, a phone or this machine (default: phone where -s is given, else host)",
+    )
+    options.add_threads(parser)
+    meters.add_phone(parser)
+
+
+@contextlib.contextmanager
+def open_device(args: argparse.Namespace, *, num_runs: int | None = None) -> Iterator[LatencyMeter]:
+    """Opens what the options of `add_device` chose, and closes it again.
+
+    Args:
+        args: Values of these options.
+        num_runs: Fewest timed runs, on a phone of each process; None for what is usual there.
+
+    Raises:
+        SettingsError: A value is outside its range.
+        PhoneError: There is no phone, there are several and none was chosen, or it cannot be reached.
+        MeasurementError: There is no tool for the phone.
+    """
+    if meters.meter_kind(args) == "host":
         from amc_tf.device.host_meter import HostMeter
 
-        network = _read(args.tflite)
-        reference = _read(args.reference) if args.reference else None
-        meter = HostMeter(reference, num_threads=args.threads, num_runs=args.runs)
-        latency = meter.measure(network)
-    ratio = latency.ratio
-    result: dict[str, Any] = {
-        "file": args.tflite,
-        "reference": args.reference,
-        "meter": meter.name,
-        "file_bytes": len(network),
-        "num_runs": latency.num_runs,
-        "latency_ms": {"median": latency.median_ms, "p5": latency.p5_ms, "p95": latency.p95_ms},
-        "reference_median_ms": latency.reference_median_ms,
-        "speed_up": 1 / ratio if ratio else None,
+        yield HostMeter(num_threads=args.threads, num_runs=_HOST_RUNS if num_runs is None else num_runs)
+    else:
+        with meters.open_phones(args, num_runs=num_runs) as meter:
+            yield meter
+
+
+def latency_record(latency: Latency) -> dict[str, float]:
+    """Returns the numbers of a latency as results show them, in ms."""
+    return {
+        "median": latency.median_ms,
+        "p5": latency.p5_ms,
+        "p95": latency.p95_ms,
+        "std": latency.std_ms,
     }
+
+
+def run(args: argparse.Namespace) -> int:
+    """Times the network and prints it, or prints the history."""
+    if args.history:
+        return _list(args)
+    if args.tflite is None:
+        args.usage_error("give a .tflite file, or --history")
+    with console.stdout_for_results():
+        measurement = _measure(args)
+    result = _to_json(measurement, args)
     if args.json:
         console.print_json(result)
         return 0
-    timing = latency_text(result["latency_ms"])
-    print(f"{args.tflite}: {timing}, {latency.num_runs} runs on {meter.name}, {len(network) / 1000:.1f} kB")
-    if ratio:
-        print(f"{args.reference}: {latency.reference_median_ms:.3f} ms; {1 / ratio:.2f} × as fast")
+    print(_describe(result))
+    if measurement.profile:
+        print(f"\n{_operator_table(measurement.profile)}\n\n{_kind_table(measurement.profile)}")
     return 0
+
+
+def _measure(args: argparse.Namespace) -> Measurement:
+    """Times and stores the network, whether or not it was timed before."""
+    _check_usage(args)
+    network = _read(args.tflite)
+    reference = _read(args.reference) if args.reference else None
+    from amc_tf.device.store import Measurement, MeasurementStore, utc_now
+
+    with MeasurementStore(_store_file(args)) as store, open_device(args, num_runs=args.runs) as meter:
+        beside = meter.with_reference(reference) if reference else meter
+        latency = beside.measure(network)
+        profile = cast("PhoneMeter", meter).profile(network) if args.profile else ()
+        measurement = Measurement(
+            hashlib.sha256(network).hexdigest(),
+            beside.fingerprint(),
+            meter.name,
+            latency,
+            utc_now(),
+            network=_readable(args.tflite),
+            profile=profile,
+        )
+        store.put(measurement)
+    return measurement
+
+
+def _check_usage(args: argparse.Namespace) -> None:
+    is_phone = meters.meter_kind(args) == "phone"
+    if args.profile and not is_phone:
+        args.usage_error("--profile is what the phone's tool tells: give -s SERIAL or --meter phone")
+    if args.profile and len(args.serial or ()) > 1:
+        args.usage_error("--profile is taken on one phone: give one -s")
+
+
+def _store_file(args: argparse.Namespace) -> Path:
+    if args.store:
+        return Path(args.store)
+    import platformdirs
+
+    folder = Path(platformdirs.user_data_dir("amc-tf"))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunFolderError(
+            f"{folder} cannot be made ({error.strerror}): name the file of measurements with --store."
+        ) from error
+    return folder / "measurements.sqlite"
 
 
 def _read(name: str) -> bytes:
@@ -57,3 +164,120 @@ def _read(name: str) -> bytes:
     if not path.is_file():
         raise MeasurementError(f"There is no file {path}: give a .tflite file.")
     return path.read_bytes()
+
+
+def _readable(name: str) -> str:
+    """Returns the name of a file as text that can be stored and shown whatever bytes it has."""
+    text = os.fsencode(Path(name).name).decode(errors="replace")
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
+
+
+def _to_json(measurement: Measurement, args: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "file": args.tflite,
+        "reference": args.reference,
+        "file_bytes": Path(args.tflite).stat().st_size,
+        **_record(measurement),
+    }
+
+
+def _record(measurement: Measurement) -> dict[str, Any]:
+    """Returns everything that is stored of a measurement, as JSON values."""
+    latency, conditions = measurement.latency, dict(measurement.latency.conditions)
+    return {
+        "network": measurement.network,
+        "sha256": measurement.sha256,
+        "meter": measurement.meter,
+        "created_at": measurement.created_at,
+        "device": conditions.pop("device", None),
+        "binary_sha256": conditions.pop("binary_sha256", None),
+        "memory": conditions.pop("memory", None),
+        "latency_ms": latency_record(latency),
+        "noise": latency.noise,
+        "num_runs": latency.num_runs,
+        "raw_ms": list(latency.raw_ms),
+        "reference_median_ms": latency.reference_median_ms,
+        "reference_raw_ms": list(latency.reference_raw_ms),
+        "speed_up": 1 / latency.ratio if latency.ratio else None,
+        "conditions": conditions,
+        "profile": [dataclasses.asdict(operator) for operator in measurement.profile],
+    }
+
+
+def _describe(result: Mapping[str, Any]) -> str:
+    noise = "" if result["noise"] is None else f", noise {percent(result['noise'])}"
+    lines = [
+        f"{result['file']}: {latency_text(result['latency_ms'])}{noise}, {result['num_runs']} runs on "
+        f"{result['meter']}, {result['file_bytes'] / 1000:.1f} kB"
+    ]
+    if result["speed_up"]:
+        times = f"{result['reference_median_ms']:.3f} ms; {result['speed_up']:.2f} × as fast"
+        lines.append(f"{result['reference']}: {times}")
+    if result["memory"]:
+        facts = [
+            f"{name.removesuffix('_mb')} {value:.1f} MB" for name, value in result["memory"].items() if value
+        ]
+        lines.append(f"memory: {', '.join(facts)}")
+    return "\n".join(lines)
+
+
+def _operator_table(profile: Sequence[OperatorTime]) -> str:
+    """Returns the operators in the order they run."""
+    rows = [("operator", "name", "ms", "share")]
+    for operator in profile:
+        rows.append((operator.kind, operator.name, f"{operator.mean_ms:.3f}", percent(operator.share)))
+    return align(rows, left=(0, 1))
+
+
+def _kind_table(profile: Sequence[OperatorTime]) -> str:
+    """Returns the kinds of operators, the one that takes longest first."""
+    kinds: dict[str, list[OperatorTime]] = {}
+    for operator in profile:
+        kinds.setdefault(operator.kind, []).append(operator)
+    sums = [
+        (sum(operator.mean_ms for operator in members), sum(operator.share for operator in members), kind)
+        for kind, members in kinds.items()
+    ]
+    rows = [("kind", "operators", "ms", "share")]
+    for time_ms, share, kind in sorted(sums, reverse=True):
+        rows.append((kind, str(len(kinds[kind])), f"{time_ms:.3f}", percent(share)))
+    return align(rows)
+
+
+def _history_table(measurements: Sequence[Measurement]) -> str:
+    rows = [("time (UTC)", "network", "timed on", "median (p5–p95)", "noise", "profile")]
+    for measurement in measurements:
+        record = _record(measurement)
+        rows.append(
+            (
+                measurement.created_at[:19].replace("T", " "),
+                measurement.network or measurement.sha256[:12],
+                measurement.meter,
+                latency_text(record["latency_ms"]),
+                "" if record["noise"] is None else percent(record["noise"]),
+                "yes" if measurement.profile else "",
+            )
+        )
+    return align(rows, left=(0, 1, 2))
+
+
+def _list(args: argparse.Namespace) -> int:
+    """Prints what is stored, latest first."""
+    from amc_tf.device.store import MeasurementStore
+
+    if args.tflite is not None:
+        args.usage_error("--history lists all measurements: give no file")
+    if args.limit < 1:
+        args.usage_error(f"--limit is {args.limit}: give 1 or more")
+    path = _store_file(args)
+    measurements: tuple[Measurement, ...] = ()
+    if path.exists():
+        with MeasurementStore(path) as store:
+            measurements = store.list(newest_first=True, limit=args.limit)
+    if args.json:
+        console.print_json({"store": str(path), "measurements": [_record(m) for m in measurements]})
+    elif measurements:
+        print(_history_table(measurements))
+    else:
+        print(f"{path} holds no measurements yet.")
+    return 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -123,11 +124,12 @@ def open_meter(args: argparse.Namespace) -> Iterator[tuple[LatencyMeter | None, 
 
 
 @contextlib.contextmanager
-def open_phones(args: argparse.Namespace) -> Iterator[PhoneMeter | PhonePool]:
+def open_phones(args: argparse.Namespace, *, num_runs: int | None = None) -> Iterator[PhoneMeter | PhonePool]:
     """Opens the phone, or several as one, that the options of `add_phone` and `add_threads` chose.
 
     Args:
         args: Values of these options.
+        num_runs: Fewest timed runs of each process, where that was asked for.
 
     Yields:
         The meter; nothing but the benchmark binary is left on a phone when it is closed.
@@ -141,6 +143,8 @@ def open_phones(args: argparse.Namespace) -> Iterator[PhoneMeter | PhonePool]:
     from amc_tf.device.phone_pool import PhonePool
 
     settings = RunSettings(num_threads=args.threads, delegate=args.delegate, fp16=args.fp16)
+    if num_runs is not None:
+        settings = dataclasses.replace(settings, num_runs=num_runs)
     serials = list(dict.fromkeys(args.serial or [None]))
     with contextlib.ExitStack() as stack:
         meters = [_open_phone(stack, serial, args, settings) for serial in serials]

@@ -39,10 +39,14 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def amc(
-    files: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    files: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Callable[..., Outcome]:
-    """Runs a command in the folder of `files`."""
+    """Runs a command in the folder of `files`, with a home of the test's own for what is kept by user."""
     monkeypatch.chdir(files)
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path_factory.mktemp("data home")))
 
     def run(*words: object) -> Outcome:
         capsys.readouterr()
