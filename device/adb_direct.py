@@ -15,13 +15,8 @@ from adb_shell import exceptions
 
 from amc_tf.device.adb_keys import load_keys
 from amc_tf.device.adb_link import Link, SyncAnswer, TcpLink, UsbLink, split_address
-from amc_tf.device.transport import MarkedCommand, ShellResult
+from amc_tf.device.transport import UNLOCK_ADVICE, MarkedCommand, ShellResult
 from amc_tf.errors import MeasurementError, PhoneError, PhoneTimeoutError
-
-UNLOCK_ADVICE = (
-    'unlock it and accept the question "Allow USB debugging?" (if it does not appear, revoke the USB '
-    "debugging authorizations in the developer options and connect again)"
-)
 
 _FILE_MODE = stat.S_IFREG | 0o755
 
@@ -29,7 +24,7 @@ _FILE_MODE = stat.S_IFREG | 0o755
 _TIMEOUTS = (TimeoutError, exceptions.AdbTimeoutError)
 _NO_ADB = (
     exceptions.InvalidChecksumError, exceptions.InvalidCommandError, exceptions.InvalidResponseError,
-    KeyError, struct.error,
+    exceptions.PushFailedError, KeyError, struct.error,
 )  # fmt: skip
 
 
@@ -95,10 +90,15 @@ class AdbDirect:
 
     def push(self, content: bytes, path: str, *, timeout_s: float) -> None:
         """Writes a file on the phone, readable and executable by the shell user."""
+        device = self._opened()
         self._link.answer = answer = SyncAnswer()
         try:
             with self._closing_on_error(f"take {path}", timeout_s):
-                self._opened().push(io.BytesIO(content), path, st_mode=_FILE_MODE, read_timeout_s=timeout_s)
+                try:
+                    device.push(io.BytesIO(content), path, st_mode=_FILE_MODE, read_timeout_s=timeout_s)
+                finally:
+                    if answer.is_refusal:
+                        self._link.hear_out(answer)
         except PhoneError:
             if not answer.is_refusal:
                 raise
@@ -106,9 +106,8 @@ class AdbDirect:
             self._link.answer = None
         if answer.is_refusal:
             self.connect(timeout_s=timeout_s)
-            raise MeasurementError(
-                f"The phone {self.serial} refuses the file {path}: {answer.words or 'no reason given'}."
-            )
+            words = answer.words or "no reason given"
+            raise MeasurementError(f"The phone {self.serial} refuses the file {path}: {words}.")
 
     def pull(self, path: str, *, timeout_s: float) -> bytes:
         """Returns the contents of a file on the phone."""

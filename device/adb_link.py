@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import contextlib
 import socket
 import time
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from amc_tf.errors import PhoneError
 DEFAULT_PORT = 5555
 
 _HEADER_SIZE = 24  # bytes of an ADB packet before its data
-_WORDS_TIMEOUT_S = 2.0  # how long the words of a refusal may come after the refusal
+_HEAR_OUT_TIMEOUT_S = 2.0  # how long a phone that refuses a file may be silent before it closes the stream
 _USB_ADVICE = {
     "LIBUSB_ERROR_ACCESS": (
         "this user may not open it; on Linux install Android's udev rules (Debian and Ubuntu: the package "
@@ -38,14 +39,17 @@ class SyncAnswer:
     """What a phone says while a file is sent to it.
 
     It says nothing until the end, unless it refuses: a disk that is full, a folder that may not be written.
-    Then it says so in the middle, where adb-shell does not listen.
+    Then it says so in the middle, where adb-shell does not listen, takes the rest without keeping it, removes
+    what it has written, and closes the stream.
 
     Attributes:
         said: What it has said so far.
+        is_closed: Whether it has closed the stream.
     """
 
     def __init__(self) -> None:
         self.said = b""
+        self.is_closed = False
         self._unread = b""
 
     def hear(self, received: bytes) -> None:
@@ -57,6 +61,7 @@ class SyncAnswer:
                 return
             if self._unread[:4] == b"WRTE":
                 self.said += self._unread[_HEADER_SIZE:end]
+            self.is_closed = self.is_closed or self._unread[:4] == b"CLSE"
             self._unread = self._unread[end:]
 
     @property
@@ -65,10 +70,9 @@ class SyncAnswer:
         return self.said.startswith(b"FAIL")
 
     @property
-    def words(self) -> str | None:
-        """Why it refuses, once all of it has arrived."""
-        end = 8 + int.from_bytes(self.said[4:8], "little")
-        return decode(self.said[8:end]) if self.is_refusal and len(self.said) >= max(end, 8) else None
+    def words(self) -> str:
+        """Why it refuses the file, as far as it has said."""
+        return decode(self.said[8 : 8 + int.from_bytes(self.said[4:8], "little")])
 
 
 class Link(BaseTransport, abc.ABC):
@@ -104,14 +108,24 @@ class Link(BaseTransport, abc.ABC):
 
     def bulk_read(self, numbytes: int, transport_timeout_s: float | None) -> bytes:
         """Reads for adb-shell."""
-        received = self.read(numbytes, self.left_s())
-        if self.answer is not None:
-            self.answer.hear(received)
-            if self.answer.words is not None:
-                raise ConnectionAbortedError("the phone refuses the file")
-            if self.answer.is_refusal:
-                self.deadline = min(self.deadline, time.monotonic() + _WORDS_TIMEOUT_S)
+        if self.answer is None:
+            return self.read(numbytes, self.left_s())
+        silence_s = _HEAR_OUT_TIMEOUT_S if self.answer.is_refusal else self.left_s()
+        received = self.read(numbytes, min(silence_s, self.left_s()))
+        self.answer.hear(received)
+        if self.answer.is_refusal and self.answer.is_closed:
+            raise ConnectionAbortedError("the phone refuses the file")
         return received
+
+    def hear_out(self, answer: SyncAnswer) -> None:
+        """Reads on until a phone that refuses a file has closed the stream, or is silent for a while.
+
+        What it had written is gone then; before, it might remove the file that is sent next.
+        """
+        self.deadline = time.monotonic() + _HEAR_OUT_TIMEOUT_S
+        with contextlib.suppress(OSError):
+            while not answer.is_closed:
+                self.bulk_read(1 << 16, None)
 
     def bulk_write(self, data: bytes, transport_timeout_s: float | None) -> int:
         """Writes for adb-shell."""

@@ -10,6 +10,11 @@ from typing import Protocol
 
 from amc_tf.errors import PhoneError
 
+UNLOCK_ADVICE = (
+    'unlock it and accept the question "Allow USB debugging?" (if it does not appear, revoke the USB '
+    "debugging authorizations in the developer options and connect again)"
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class ShellResult:

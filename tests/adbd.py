@@ -22,6 +22,8 @@ from pathlib import Path
 
 import pytest
 
+from amc_tf.device.adb_stream import is_server_running
+
 START_TIMEOUT_S = 180.0  # the very first start fetches the daemon
 BACK_TIMEOUT_S = 15.0
 
@@ -172,3 +174,64 @@ def start_adbd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..
     """Starts phones of the test's own, with options of `up` such as "--auth"; they end with the test."""
     with contextlib.ExitStack() as stack:
         yield lambda *options: stack.enter_context(running_adbd(tmp_path_factory.mktemp("phone"), *options))
+
+
+@dataclasses.dataclass(frozen=True)
+class ServerProcess:
+    """An adb server of the tests' own; one that a user runs is left alone.
+
+    Attributes:
+        program: Google's adb.
+        port: Port of the server.
+        home: Its home folder: its key is in .android.
+    """
+
+    program: str
+    port: int
+    home: Path
+
+    def adb(self, *words: str) -> str:
+        """Runs an adb command against it and returns what it printed."""
+        command = [self.program, "-P", str(self.port), *words]
+        environment = {**os.environ, "HOME": str(self.home)}
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=30, check=False
+        )
+        return done.stdout + done.stderr
+
+
+@contextlib.contextmanager
+def running_adb_server(home: Path) -> Iterator[ServerProcess]:
+    """Starts adbutils' copy of Google's adb as a server; skips the test where it does not run."""
+    from adbutils import adb_path
+
+    server = ServerProcess(str(adb_path()), free_port(), home)
+    alone = {"ADB_USB": "0", "ADB_MDNS": "0", "ADB_EMU": "0"}  # it finds no phones by itself
+    environment = {**os.environ, "HOME": str(home), **alone}
+    command = [server.program, "-L", f"tcp:{server.port}", "server", "nodaemon"]
+    with open(home / "server.log", "wb") as log:
+        try:
+            process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+        except OSError as error:
+            pytest.skip(f"Google's adb does not run here: {error}")
+    try:
+        deadline = time.monotonic() + BACK_TIMEOUT_S
+        while process.poll() is None and time.monotonic() < deadline:
+            if is_server_running(port=server.port):
+                break
+            time.sleep(0.02)
+        else:
+            pytest.skip(
+                f"Google's adb does not start a server here: {(home / 'server.log').read_text()[-500:]}"
+            )
+        yield server
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture(scope="session")
+def adb_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """An adb server of this test process, which finds no phones by itself; tests connect it to theirs."""
+    with running_adb_server(tmp_path_factory.mktemp("adb-home")) as server:
+        yield server

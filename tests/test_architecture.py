@@ -20,6 +20,7 @@ LAYERS = (
     "amc_tf.device.adb_keys",
     "amc_tf.device.adb_link",
     "amc_tf.device.adb_direct",
+    "amc_tf.device.adb_stream",
     "amc_tf.device.adb_server",
     "amc_tf.device.phone",
     "amc_tf.device.discovery",

@@ -36,18 +36,20 @@ def test_a_refusal_is_heard_in_any_pieces(heard: bytes, piece: int) -> None:
     assert answer.words == "disk full"
 
 
-def test_a_refusal_has_no_words_before_all_of_them_are_there() -> None:
+def test_a_refusal_may_end_before_its_words() -> None:
     answer = SyncAnswer()
     answer.hear(packet(b"WRTE", REFUSAL[:8]))
     assert answer.is_refusal
-    assert answer.words is None
+    assert not answer.is_closed
+    assert answer.words == ""
+    answer.hear(packet(b"CLSE"))
+    assert answer.is_closed
 
 
 def test_an_answer_that_takes_the_file_is_no_refusal() -> None:
     answer = SyncAnswer()
     answer.hear(packet(b"OKAY") + packet(b"WRTE", b"OKAY\0\0\0\0"))
     assert not answer.is_refusal
-    assert answer.words is None
 
 
 @pytest.mark.parametrize(
@@ -112,12 +114,27 @@ def test_more_than_a_socket_takes_at_once_is_written_or_is_late(pair: Pair) -> N
         pair.link.bulk_write(bytes(64_000_000), 60.0)
 
 
-def test_words_that_do_not_follow_a_refusal_are_not_waited_for_long(pair: Pair) -> None:
-    pair.link.answer = SyncAnswer()
-    pair.link.deadline = time.monotonic() + 1000
+def test_a_phone_that_refuses_a_file_is_heard_out(pair: Pair) -> None:
+    pair.link.answer = answer = SyncAnswer()
     pair.other.sendall(packet(b"WRTE", REFUSAL[:8]))
     pair.link.bulk_read(32, 60.0)
-    assert pair.link.left_s() <= 2.0
+    pair.other.sendall(packet(b"WRTE", REFUSAL[8:]) + packet(b"CLSE"))
+    pair.link.hear_out(answer)
+    assert answer.is_closed
+    assert answer.words == "disk full"
+
+
+def test_a_phone_that_refuses_a_file_is_not_waited_for_long(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(adb_link, "_HEAR_OUT_TIMEOUT_S", 0.05)
+    pair.link.answer = answer = SyncAnswer()
+    answer.hear(packet(b"WRTE", REFUSAL))
+    pair.link.deadline = time.monotonic() + 1000
+    with pytest.raises(TimeoutError):
+        pair.link.bulk_read(24, 60.0)
+    pair.link.hear_out(answer)
+    assert not answer.is_closed
 
 
 def test_a_closed_link_says_so() -> None:
