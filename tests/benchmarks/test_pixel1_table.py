@@ -21,8 +21,10 @@ def log(widths, tail):
         "native : benchmark_tflite_model.cc:108 ============== Run Order ==============",
         COLUMNS,
     ]
+    parts = [f"{100 * time / sum(times):.3f}%" for time in times]
+    sums = [f"{100 * sum(times[: index + 1]) / sum(times):.3f}%" for index in range(len(times))]
     lines += [
-        f"\t{operator.kind}\t0.000\t{time:.3f}\t{time:.3f}\t1.000%\t1.000%\t0.000\t1\t[layer{index}/Relu6]"
+        f"\t{operator.kind}\t0.000\t{time:.3f}\t{time:.3f}\t{parts[index]}\t{sums[index]}\t0.000\t1\t[layer{index}/Relu6]"
         for index, (operator, time) in enumerate(zip(operators, times, strict=True))
     ]
     return "\n".join([*lines, "", "============== Top by Computation Time ==============", COLUMNS, ""])
