@@ -28,6 +28,7 @@ _PAIR = re.compile(rf"\b([a-z0-9]+)={_NUMBER}(?![\w.])")
 _ANNOUNCEMENT = re.compile(r"\bRunning benchmark for\b")
 _SUMMARY = re.compile(r"\bInference timings in us:|\bAverage inference timings in us:|\bBENCHMARK RESULTS\b")
 _OTHER_STATISTICS = ("Timings (microseconds)", "Memory (bytes)")
+_FIXED = {1: "<d", 5: "<f"}  # wire types of a protocol buffer with a fixed length
 _NOISE = re.compile(
     r"^[\s=]*$|Benchmarking failed\.|Note: as the benchmark tool|Created TensorFlow Lite|^(real|user|sys)\s"
 )
@@ -37,6 +38,7 @@ _COMPLAINT = re.compile(
     re.IGNORECASE,
 )
 _WORDS_LENGTH = 300
+_NEEDED = {"count", "avg", "min", "max", "std"}
 _NO_RUN = "The benchmark timed no run (count=0); allow it at least one."
 
 
@@ -90,10 +92,8 @@ class BenchmarkResult:
     model_size_mb: float | None = None
 
     def __post_init__(self) -> None:
-        values = (*dataclasses.astuple(self)[:11], self.model_size_mb)
-        if self.memory is not None:
-            values += dataclasses.astuple(self.memory)
-        if not all(value is None or (math.isfinite(value) and value >= 0) for value in values):
+        numbers = {**vars(self), "memory": None, **(vars(self.memory) if self.memory else {})}.values()
+        if not all(number is None or (math.isfinite(number) and number >= 0) for number in numbers):
             raise MeasurementError("A number of the benchmark is negative or not finite; measure again.")
         if self.num_runs < 1:
             raise MeasurementError(_NO_RUN)
@@ -117,12 +117,10 @@ def parse_output(text: str) -> BenchmarkResult:
             the message repeats the tool's last words.
     """
     parts = _ANNOUNCEMENT.split(text)
-    block = _block(text)
-    warmup = _statistics(parts[1]) if len(parts) > 2 else None
-    timed = None
-    if len(parts) > 2 or (len(parts) == 2 and _SUMMARY.search(text)):
-        timed = _statistics(parts[-1])
-    timed = timed or block
+    warmup = _block(text, "Warmup") | (_statistics(parts[1]) if len(parts) > 2 else {})
+    is_timed = len(parts) > 2 or (len(parts) == 2 and _SUMMARY.search(text))
+    candidates = (_statistics(parts[-1]) if is_timed else {}, _block(text, "Inference"))
+    timed = next((found for found in candidates if found.get("count") == 0 or found.keys() >= _NEEDED), None)
     if timed is None:
         raise MeasurementError(f"The benchmark gave no result; its last words: {tool_words(text)}.")
     if timed["count"] < 1:
@@ -137,8 +135,8 @@ def parse_output(text: str) -> BenchmarkResult:
         p95_ms=timed.get("p95"),
         num_runs=int(timed["count"]),
         init_ms=_init_ms(text),
-        first_ms=_either(warmup, "first", block, "warmup_first"),
-        warmup_mean_ms=_either(warmup, "avg", block, "warmup_avg"),
+        first_ms=warmup.get("first"),
+        warmup_mean_ms=warmup.get("avg"),
         memory=_memory(text),
         model_size_mb=_find(r"The input model file size \(MB\): " + _NUMBER, text),
     )
@@ -173,7 +171,7 @@ def parse_result_proto(data: bytes) -> BenchmarkResult:
         median_ms=_number(latency, 5),
         p5_ms=_number(latency, 6),
         p95_ms=_number(latency, 7),
-        num_runs=int(num_runs),
+        num_runs=int(_finite(num_runs)),
         init_ms=_number(latency, 8),
         first_ms=_number(latency, 9),
         warmup_mean_ms=_number(latency, 10),
@@ -202,36 +200,24 @@ def tool_words(text: str) -> str:
     return words if len(words) <= _WORDS_LENGTH else f"{words[: _WORDS_LENGTH - 4]} ..."
 
 
-def _statistics(part: str) -> dict[str, float] | None:
-    """Returns the first line of statistics, in ms, or None; all but `count` are missing where it is 0."""
+def _statistics(part: str) -> dict[str, float]:
+    """Returns the first line of statistics: `count`, and the other numbers that it has in ms; or nothing."""
     for line in part.splitlines():
         if "count=" not in line or any(name in line for name in _OTHER_STATISTICS):
             continue
         pairs = {key: _finite(value) for key, value in _PAIR.findall(line)}
-        count = pairs.pop("count", None)
-        if count == 0:
-            return {"count": 0.0}
         if "avg" not in pairs and "min" not in pairs and "curr" in pairs:  # one run, or all the same
             pairs = {**dict.fromkeys(("avg", "min", "max", "first"), pairs["curr"]), "std": 0.0, **pairs}
-        if count is None or not {"avg", "min", "max", "std", "first"} <= pairs.keys():
-            return None
-        return {"count": count, **{key: value / 1000 for key, value in pairs.items()}}
-    return None
+        return {key: value if key == "count" else value / 1000 for key, value in pairs.items()}
+    return {}
 
 
-def _block(text: str) -> dict[str, float] | None:
-    """Returns the CompiledModel tool's own summary, in ms, or None where there is none or not all of it."""
-    found = {
-        "count": _find(rf"Inference \(avg\):\s+{_NUMBER} ms \(([0-9]+) runs\)", text, group=2),
-        "avg": _find(rf"Inference \(avg\):\s+{_NUMBER} ms \(", text),
-        "min": _find(rf"Inference \(min\):\s+{_NUMBER} ms", text),
-        "max": _find(rf"Inference \(max\):\s+{_NUMBER} ms", text),
-        "std": _find(rf"Inference \(std\):\s+{_NUMBER}", text),
-        "warmup_first": _find(rf"Warmup \(first\):\s+{_NUMBER} ms", text),
-        "warmup_avg": _find(rf"Warmup \(avg\):\s+{_NUMBER} ms", text),
-    }
-    complete = {key: value for key, value in found.items() if value is not None}
-    return complete if {"count", "avg", "min", "max", "std"} <= complete.keys() else None
+def _block(text: str, phase: str) -> dict[str, float]:
+    """Returns what the CompiledModel tool's own summary says of a phase, in ms as `_statistics`."""
+    units = {"avg": " ms", "min": " ms", "max": " ms", "std": "", "first": " ms"}
+    found = {name: _find(rf"{phase} \({name}\):\s+{_NUMBER}{unit}", text) for name, unit in units.items()}
+    found["count"] = _find(rf"{phase} \(avg\):.*\(([0-9]+) runs\)", text)
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _init_ms(text: str) -> float | None:
@@ -263,10 +249,10 @@ def _find(pattern: str, text: str, *, group: int = 1) -> float | None:
     return None if found is None else _finite(found.group(group))
 
 
-def _finite(digits: str) -> float:
-    value = float(digits)
+def _finite(number: str | float) -> float:
+    value = float(number)
     if not math.isfinite(value):
-        raise MeasurementError("A number of the benchmark is too large to be one; measure again.")
+        raise MeasurementError("A number of the benchmark is not finite; measure again.")
     return value
 
 
@@ -274,18 +260,10 @@ def _first(*values: float | None) -> float | None:
     return next((value for value in values if value is not None), None)
 
 
-def _either(
-    one: Mapping[str, float] | None, name: str, other: Mapping[str, float] | None, other_name: str
-) -> float | None:
-    return _first((one or {}).get(name), (other or {}).get(other_name))
-
-
 def _number(message: Mapping[int, float | bytes], field: int) -> float | None:
     value = message.get(field)
     if isinstance(value, bytes):
-        raise MeasurementError(
-            f"Field {field} of the benchmark's result file holds no number; it is damaged."
-        )
+        raise MeasurementError(f"Field {field} of the benchmark's result file holds no number.")
     return value
 
 
@@ -301,22 +279,15 @@ def _fields(data: bytes) -> Iterator[tuple[int, float | bytes]]:
             continue
         if wire_type == 2:
             length, position = _varint(data, position)
-        elif wire_type in (1, 5):
-            length = 8 if wire_type == 1 else 4
+        elif wire_type in _FIXED:
+            length = struct.calcsize(_FIXED[wire_type])
         else:
-            raise MeasurementError(
-                "The benchmark's result file is no protocol buffer message; it is damaged."
-            )
+            raise MeasurementError("The benchmark's result file is no protocol buffer message.")
         content = data[position : position + length]
         position += length
         if len(content) < length:
-            raise MeasurementError(
-                "The benchmark's result file ends in the middle of a field; it was cut off."
-            )
-        yield (
-            field,
-            content if wire_type == 2 else struct.unpack("<d" if wire_type == 1 else "<f", content)[0],
-        )
+            raise MeasurementError("The benchmark's result file was cut off in the middle of a field.")
+        yield field, content if wire_type == 2 else struct.unpack(_FIXED[wire_type], content)[0]
 
 
 def _varint(data: bytes, position: int) -> tuple[int, int]:
@@ -326,4 +297,4 @@ def _varint(data: bytes, position: int) -> tuple[int, int]:
         value |= (byte & 0x7F) << (7 * index)
         if byte < 0x80:
             return value & ((1 << 64) - 1), position + index + 1
-    raise MeasurementError("The benchmark's result file ends in the middle of a number; it was cut off.")
+    raise MeasurementError("The benchmark's result file was cut off in the middle of a number.")
