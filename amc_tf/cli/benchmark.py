@@ -114,34 +114,27 @@ def run(args: argparse.Namespace) -> int:
 
 def _measure(args: argparse.Namespace) -> Measurement:
     """Times and stores the network, whether or not it was timed before."""
-    _check_usage(args)
+    if meters.meter_kind(args) == "host" and args.profile:
+        args.usage_error("--profile is what the phone's tool tells: give -s SERIAL or --meter phone")
     network = _read(args.tflite)
     reference = _read(args.reference) if args.reference else None
     from amc_tf.device.store import Measurement, MeasurementStore, utc_now
 
     with MeasurementStore(_store_file(args)) as store, open_device(args, num_runs=args.runs) as meter:
-        beside = meter.with_reference(reference) if reference else meter
-        latency = beside.measure(network)
+        # First the profile, which the tool may not be able to take.
         profile = cast("PhoneMeter", meter).profile(network) if args.profile else ()
+        beside = meter.with_reference(reference) if reference else meter
         measurement = Measurement(
             hashlib.sha256(network).hexdigest(),
             beside.fingerprint(),
             meter.name,
-            latency,
+            beside.measure(network),
             utc_now(),
             network=_readable(args.tflite),
             profile=profile,
         )
         store.put(measurement)
     return measurement
-
-
-def _check_usage(args: argparse.Namespace) -> None:
-    is_phone = meters.meter_kind(args) == "phone"
-    if args.profile and not is_phone:
-        args.usage_error("--profile is what the phone's tool tells: give -s SERIAL or --meter phone")
-    if args.profile and len(args.serial or ()) > 1:
-        args.usage_error("--profile is taken on one phone: give one -s")
 
 
 def _store_file(args: argparse.Namespace) -> Path:
@@ -213,19 +206,31 @@ def _describe(result: Mapping[str, Any]) -> str:
     if result["speed_up"]:
         times = f"{result['reference_median_ms']:.3f} ms; {result['speed_up']:.2f} × as fast"
         lines.append(f"{result['reference']}: {times}")
-    if result["memory"]:
-        facts = [
-            f"{name.removesuffix('_mb')} {value:.1f} MB" for name, value in result["memory"].items() if value
-        ]
-        lines.append(f"memory: {', '.join(facts)}")
-    return "\n".join(lines)
+    lines.append("; ".join(_conditions(result)))
+    return "\n".join(filter(None, lines))
+
+
+def _conditions(result: Mapping[str, Any]) -> Iterator[str]:
+    """Yields what a phone told of how it ran the network."""
+    conditions, memory = result["conditions"], result["memory"] or {}
+    if result["binary_sha256"]:
+        yield f"benchmark_model {result['binary_sha256'][:12]}"
+    if conditions.get("cores"):
+        yield f"cores {', '.join(conditions['cores'])}"
+    battery = [conditions.get(when, {}).get("battery_c") for when in ("before", "after")]
+    if None not in battery:
+        yield f"battery {battery[0]:.1f} → {battery[1]:.1f} °C"
+    for name, size_mb in memory.items():
+        if size_mb is not None:
+            yield f"{name.removesuffix('_mb')} memory {size_mb:.1f} MB"
 
 
 def _operator_table(profile: Sequence[OperatorTime]) -> str:
-    """Returns the operators in the order they run."""
+    """Returns the operators in the order they run; the time is that of all calls in one inference."""
     rows = [("operator", "name", "ms", "share")]
     for operator in profile:
-        rows.append((operator.kind, operator.name, f"{operator.mean_ms:.3f}", percent(operator.share)))
+        time_ms = operator.mean_ms * operator.times_called
+        rows.append((operator.kind, operator.name, f"{time_ms:.3f}", percent(operator.share)))
     return align(rows, left=(0, 1))
 
 
@@ -234,14 +239,13 @@ def _kind_table(profile: Sequence[OperatorTime]) -> str:
     kinds: dict[str, list[OperatorTime]] = {}
     for operator in profile:
         kinds.setdefault(operator.kind, []).append(operator)
-    sums = [
-        (sum(operator.mean_ms for operator in members), sum(operator.share for operator in members), kind)
-        for kind, members in kinds.items()
-    ]
-    rows = [("kind", "operators", "ms", "share")]
-    for time_ms, share, kind in sorted(sums, reverse=True):
-        rows.append((kind, str(len(kinds[kind])), f"{time_ms:.3f}", percent(share)))
-    return align(rows)
+    rows = []
+    for kind, members in kinds.items():
+        time_ms = sum(operator.mean_ms * operator.times_called for operator in members)
+        share = sum(operator.share for operator in members)
+        rows.append((time_ms, (kind, str(len(members)), f"{time_ms:.3f}", percent(share))))
+    ordered = [cells for _, cells in sorted(rows, reverse=True)]
+    return align([("kind", "operators", "ms", "share"), *ordered])
 
 
 def _history_table(measurements: Sequence[Measurement]) -> str:

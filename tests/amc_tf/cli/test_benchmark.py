@@ -1,5 +1,7 @@
 """The verb benchmark: it times, stores and lists."""
 
+import contextlib
+import dataclasses
 import hashlib
 import json
 import os
@@ -10,10 +12,11 @@ from pathlib import Path
 import keras
 import pytest
 
-from amc_tf.cli import main
+from amc_tf.cli import main, meters
+from amc_tf.device.benchmark_profile import OperatorTime
 from amc_tf.device.convert import to_tflite
 from amc_tf.device.store import MeasurementStore
-from tests.trained import make_classifier
+from tests.trained import ScriptedMeter, make_classifier
 
 ROOT = Path(__file__).parents[3]
 
@@ -100,7 +103,6 @@ def test_a_store_that_cannot_be_used_is_one_sentence(benchmark, tmp_path):
             ["net.tflite", "--profile"],
             "--profile is what the phone's tool tells: give -s SERIAL or --meter phone",
         ),
-        (["net.tflite", "--profile", "-s=A", "-s=B"], "--profile is taken on one phone: give one -s"),
         (["net.tflite", "--fp16"], "--fp16 is about a phone"),
         (["net.tflite", "--history"], "--history lists all measurements: give no file"),
         (["--history", "--limit=0"], "--limit is 0: give 1 or more"),
@@ -134,6 +136,77 @@ def test_a_file_name_that_is_no_text_is_stored_readably(benchmark, tmp_path, net
     (tmp_path / name).write_bytes(network)
     assert benchmark("--runs=20", "--json", name).code == 0
     assert history(benchmark)[0]["network"] == "\N{REPLACEMENT CHARACTER}\N{REPLACEMENT CHARACTER}[31m.tflite"
+
+
+PROFILE = (
+    OperatorTime("CONV_2D", "[first]:0", 0.5, 0.6, 0.5, 0.0, 1),
+    OperatorTime("DEPTHWISE_CONV_2D", "[second]:1", 0.2, 0.3, 0.2, 0.0, 1),
+    OperatorTime("CONV_2D", "[third]:2", 0.1, None, 0.3, 12.0, 3),
+)
+
+
+class ProfilingMeter(ScriptedMeter):
+    """A meter as of a phone."""
+
+    def profile(self, tflite):
+        return PROFILE
+
+    def measure(self, tflite):
+        conditions = {
+            "device": {"model": "Pixel 8", "serial": "A1"},
+            "binary_sha256": "70" * 32,
+            "cores": ["4-8"],
+            "before": {"battery_c": 30.0},
+            "after": {"battery_c": 31.25},
+            "memory": {"init_mb": 1.5, "overall_mb": 4.0, "peak_mb": None},
+        }
+        return dataclasses.replace(super().measure(tflite), conditions=conditions, noise=0.012)
+
+
+@pytest.fixture
+def phone(monkeypatch):
+    """What is opened instead of a real phone; told how many runs were asked for."""
+    opened = []
+
+    def open_phones(args, *, num_runs):
+        opened.append((args.serial, num_runs))
+        return contextlib.nullcontext(ProfilingMeter(name="Pixel 8:cpu:1-thread"))
+
+    monkeypatch.setattr(meters, "open_phones", open_phones)
+    return opened
+
+
+def test_a_phone_tells_device_binary_memory_and_temperatures(benchmark, phone):
+    words = ["net.tflite", "--reference=net.tflite", "-s=A1", "-s=B2", "--runs=7", "--json"]
+    result = json.loads(benchmark(*words).out)
+    assert phone == [(["A1", "B2"], 7)]
+    assert (result["device"], result["binary_sha256"]) == ({"model": "Pixel 8", "serial": "A1"}, "70" * 32)
+    assert result["memory"] == {"init_mb": 1.5, "overall_mb": 4.0, "peak_mb": None}
+    assert result["conditions"]["after"] == {"battery_c": 31.25}
+    assert (result["noise"], result["speed_up"]) == (0.012, 1.0)
+    (stored,) = history(benchmark)
+    assert stored == {name: value for name, value in result.items() if name in stored}
+    assert benchmark("net.tflite", "--meter=phone").out.splitlines()[1] == (
+        "benchmark_model 707070707070; cores 4-8; battery 30.0 → 31.2 °C; init memory 1.5 MB; "
+        "overall memory 4.0 MB"
+    )
+
+
+def test_a_profile_is_printed_by_operator_and_by_kind_and_can_be_read_back(benchmark, phone):
+    lines = benchmark("net.tflite", "-s=A1", "--profile").out.splitlines()
+    assert [line.split() for line in lines[3:7]] == [
+        ["operator", "name", "ms", "share"],
+        ["CONV_2D", "[first]:0", "0.500", "50.0", "%"],
+        ["DEPTHWISE_CONV_2D", "[second]:1", "0.200", "20.0", "%"],
+        ["CONV_2D", "[third]:2", "0.300", "30.0", "%"],
+    ]
+    assert [line.split() for line in lines[8:]] == [
+        ["kind", "operators", "ms", "share"],
+        ["CONV_2D", "2", "0.800", "80.0", "%"],
+        ["DEPTHWISE_CONV_2D", "1", "0.200", "20.0", "%"],
+    ]
+    assert history(benchmark)[0]["profile"] == [dataclasses.asdict(operator) for operator in PROFILE]
+    assert benchmark("--history").out.splitlines()[1].split()[-3:] == ["1.2", "%", "yes"]
 
 
 def test_the_command_starts_in_less_than_half_a_second_and_loads_nothing_it_does_not_need():
