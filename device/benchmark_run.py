@@ -22,7 +22,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-import signal
 
 from amc_tf.device.benchmark_output import parse_output, tool_words
 from amc_tf.device.benchmark_tool import BenchmarkTool
@@ -31,6 +30,11 @@ from amc_tf.errors import MeasurementError, SettingsError
 # What each delegate is called in a sentence.
 DELEGATES = {"cpu": "XNNPACK", "gpu": "the GPU", "nnapi": "NNAPI"}
 
+# Signals of the phone's Linux that end a program; those of this machine may have other numbers.
+_SIGNALS = {
+    2: "SIGINT", 4: "SIGILL", 6: "SIGABRT", 7: "SIGBUS", 8: "SIGFPE", 9: "SIGKILL", 11: "SIGSEGV",
+    13: "SIGPIPE", 15: "SIGTERM", 31: "SIGSYS",
+}  # fmt: skip
 _PREPARATION_S = 60.0
 _UNCONSUMED = re.compile(r"Unconsumed cmdline flags:\s*(.*\S)")
 _APPLIED = re.compile(
@@ -240,16 +244,9 @@ def _failure(output: str, exit_code: int) -> str:
         return f"The phone cannot execute the benchmark binary (another ABI, or no permission): {words}."
     if exit_code == 127 or _NOT_LINKED.search(output):
         return f"The benchmark binary or a library that it needs was not found on the phone: {words}."
-    name = _signal_name(exit_code)
+    name = _SIGNALS.get(exit_code - 128)
     if name == "SIGKILL":
         return f"The benchmark was ended by SIGKILL, most likely for want of memory; its last words: {words}."
     if name:
         return f"The benchmark was ended by {name} on this network; its last words: {words}."
     return f"The benchmark failed with exit code {exit_code}: {words}."
-
-
-def _signal_name(exit_code: int) -> str | None:
-    try:
-        return signal.Signals(exit_code - 128).name
-    except ValueError:
-        return None

@@ -207,6 +207,7 @@ def test_every_sample_run_counts_or_is_refused_in_the_words_of_the_tool(run: str
         ),
         (137, "INFO: STARTING!\nKilled", "ended by SIGKILL, most likely for want of memory; .*: Killed"),
         (134, "F0000 check failed\nAborted", "ended by SIGABRT on this network; its last words: F0000"),
+        (135, "INFO: STARTING!", "ended by SIGBUS on this network"),
         (132, "INFO: STARTING!", "ended by SIGILL on this network; its last words: INFO: STARTING!"),
         (255, "", "failed with exit code 255: nothing"),
     ],
