@@ -43,7 +43,7 @@ class BundledNetwork:
 
     Attributes:
         sha256: hexadecimal SHA-256 of its TFLite bytes.
-        roles: what it is in the run: "original", "uniform", "found", "found int8", "episode 12"; a network
+        roles: what it is in the run: "original", "original int8", "found", "uniform", "episode 12"; a network
             that is several of these is bundled once.
         structure: what tells networks of different speed apart (see `amc_tf.device.operators`).
         widths: kept channels of each channel group.

@@ -6,9 +6,11 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from amc_tf import __version__
 from amc_tf.bundle import ORIGINAL, BundledNetwork, Manifest, write_bundle
@@ -20,6 +22,8 @@ from amc_tf.model_file import load_model
 from amc_tf.network import NetworkFunction
 from amc_tf.plan import PruningPlan, widths_to_plan
 from amc_tf.score import Score
+
+_NUM_CALIBRATION_IMAGES = 4
 
 NetworkCallback = Callable[[int, int], None]
 
@@ -71,7 +75,7 @@ def make_bundle(
 
     def build() -> Iterator[tuple[BundledNetwork, bytes]]:
         for number, choice in enumerate(choices, 1):
-            tflite = choice.file.read_bytes() if choice.file else _slice(network, choice.widths)
+            tflite = choice.file.read_bytes() if choice.file else _slice(network, choice)
             yield choice.bundled(tflite), tflite
             report(number, len(choices))
 
@@ -97,11 +101,12 @@ class _Run:
 
 @dataclasses.dataclass
 class _Choice:
-    """A network to pack: sliced to its widths, or read from a file of the run."""
+    """A network to pack: read from a file of the run, or sliced to its widths and converted."""
 
     widths: tuple[int, ...]
     roles: list[str]
     expected_ms: float | None = None
+    precision: str = "float32"
     file: Path | None = None
     score: Score | None = None
 
@@ -164,29 +169,30 @@ def _load_original(run: _Run, model: Any) -> Any:
 
 
 def _choose(run: _Run, graph: ChannelGraph, top: int) -> list[_Choice]:
-    """Lists what to pack, the original first; float32 networks of equal widths are one."""
+    """Lists what to pack, the original first; networks of equal widths and precision are one."""
     original = tuple(group.num_channels for group in graph.groups)
-    wanted = [_Choice(original, [ORIGINAL], _expected_ms(run, "baseline"))]
+    choices = [_Choice(original, [ORIGINAL], _expected_ms(run, "baseline"))]
     if run.plan:
         run.plan.validate(graph)
-        wanted.append(
-            _Choice(
-                run.plan.widths(graph),
-                ["found"],
-                _expected_ms(run, "finetuned"),
-                file=_existing(run.folder / "model_float32.tflite"),
-            )
-        )
+        choices += _found(run, run.plan.widths(graph), original)
     if run.summary.get("channels"):
-        widths = tuple(group["uniform"] for group in run.summary["channels"])
-        wanted.append(_Choice(widths, ["uniform"], _expected_ms(run, "uniform")))
+        uniform = tuple(group["uniform"] for group in run.summary["channels"])
+        choices.append(_Choice(uniform, ["uniform"], _expected_ms(run, "uniform")))
     for number, score in _best(run.episodes, top):
-        wanted.append(_Choice(score.widths, [f"episode {number}"], score.latency_ms, score=score))
-    choices = _merge(wanted)
+        choices.append(_Choice(score.widths, [f"episode {number}"], score.latency_ms, score=score))
+    return _merge(choices)
+
+
+def _found(run: _Run, widths: tuple[int, ...], original: tuple[int, ...]) -> Iterator[_Choice]:
+    """Yields what was found, and if it was quantized too, that beside the quantized original."""
+    yield _Choice(
+        widths, ["found"], _expected_ms(run, "finetuned"), file=_existing(run.folder / "model_float32.tflite")
+    )
     int8 = _existing(run.folder / "model_int8.tflite")
-    if run.plan and int8:
-        choices.append(_Choice(run.plan.widths(graph), ["found int8"], _expected_ms(run, "int8"), file=int8))
-    return choices
+    if int8:
+        baseline_ms = _expected_ms(run, "int8_baseline")
+        yield _Choice(original, [f"{ORIGINAL} int8"], baseline_ms, precision="int8")
+        yield _Choice(widths, ["found int8"], _expected_ms(run, "int8"), precision="int8", file=int8)
 
 
 def _best(episodes: Mapping[int, Score], top: int) -> list[tuple[int, Score]]:
@@ -199,10 +205,10 @@ def _best(episodes: Mapping[int, Score], top: int) -> list[tuple[int, Score]]:
 
 
 def _merge(wanted: Iterable[_Choice]) -> list[_Choice]:
-    """Makes one of networks with equal widths: with all their roles, and what the first one knows."""
-    merged: dict[tuple[int, ...], _Choice] = {}
+    """Makes one of equal networks: with all their roles, and what the first one knows."""
+    merged: dict[tuple[Any, ...], _Choice] = {}
     for choice in wanted:
-        first = merged.setdefault(choice.widths, choice)
+        first = merged.setdefault((choice.widths, choice.precision), choice)
         if first is not choice:
             first.roles += choice.roles
             first.score = first.score or choice.score
@@ -219,6 +225,14 @@ def _existing(path: Path) -> Path | None:
     return path if path.exists() else None
 
 
-def _slice(network: NetworkFunction, widths: Sequence[int]) -> bytes:
-    plan = widths_to_plan(network.graph, widths)
-    return to_tflite(network.bind(network.slice(plan)), input_shape=network.input_shape)
+def _slice(network: NetworkFunction, choice: _Choice) -> bytes:
+    """Converts the original with channels cut off; what an int8 network is calibrated on changes no time."""
+    weights = network.slice(widths_to_plan(network.graph, choice.widths))
+    shape = (_NUM_CALIBRATION_IMAGES, *network.input_shape)
+    images = np.random.default_rng(0).uniform(-1, 1, shape).astype(np.float32)
+    return to_tflite(
+        network.bind(weights),
+        precision=choice.precision,
+        calibration_images=images if choice.precision == "int8" else None,
+        input_shape=network.input_shape,
+    )

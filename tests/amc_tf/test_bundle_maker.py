@@ -3,6 +3,7 @@
 import json
 
 import keras
+import numpy as np
 import pytest
 
 from amc_tf.bundle import Bundle
@@ -77,6 +78,7 @@ def compression(search, model, trained):
         "baseline": {"latency_ms": {"median": 4.0}},
         "uniform": {"latency_ms": {"median": 3.0}},
         "finetuned": {"latency_ms": {"median": 2.0}},
+        "int8_baseline": {"latency_ms": {"median": 1.5}},
         "int8": {"latency_ms": None},
     }
     (search / "summary.json").write_text(json.dumps(summary))
@@ -125,7 +127,7 @@ def test_what_the_episodes_tell_goes_with_them(search, model):
 
 def test_the_structure_tells_widths_and_precision_apart_but_not_weights(compression, trained):
     networks = make(compression).manifest.networks
-    assert len({network.structure for network in networks}) == len(networks) == 6
+    assert len({network.structure for network in networks}) == len(networks) == 7
     (compression / "model_float32.tflite").unlink()
     sliced = make(compression).manifest.networks[1]
     assert sliced.structure == networks[1].structure
@@ -149,15 +151,17 @@ def test_a_compression_gives_its_files_and_the_uniform_network_too(compression, 
     assert facts(bundle) == {
         "original": ORIGINAL,
         "found, episode 1": FOUND,
+        "original int8": ORIGINAL,
+        "found int8": FOUND,
         "uniform, episode 4": (12, 16, 12),
         "episode 0": (8, 16, 8),
-        "found int8": FOUND,
     }
-    _, found, uniform, _, int8 = bundle.manifest.networks
+    _, found, int8_original, int8, uniform, _ = bundle.manifest.networks
     assert (bundle.read(found), bundle.read(int8)) == trained
     assert (found.expected_ms, found.reward) == (2.0, 0.9)
-    assert (uniform.expected_ms, int8.expected_ms) == (3.0, None)
+    assert (uniform.expected_ms, int8_original.expected_ms, int8.expected_ms) == (3.0, 1.5, None)
     assert bundle.manifest.meter == "host:1-thread"
+    assert load_interpreter(bundle.read(int8_original)).get_input_details()[0]["dtype"] == np.int8
 
 
 def test_the_same_run_gives_the_same_bytes(search, model):
