@@ -108,12 +108,16 @@ def find_tool(
     """
     if binary is not None:
         tool = BenchmarkTool.from_content(_read(Path(binary)), str(binary))
-    else:
-        source = source_for(abi)
-        cache = _Cache(cache_folder or default_cache_folder())
-        tool = cache.get(source) or cache.put(source, (fetch or download)(source.url))
-    check_abi(tool.content, abi, tool.origin)
-    return tool
+        check_abi(tool.content, abi, tool.origin)
+        return tool
+    source = source_for(abi)
+    cache = _Cache(cache_folder or default_cache_folder())
+    kept = cache.get(source)
+    if kept is not None:
+        return kept
+    content = (fetch or download)(source.url)
+    check_abi(content, abi, source.url)
+    return cache.put(source, content)
 
 
 def source_for(abi: str) -> Source:
