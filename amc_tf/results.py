@@ -12,8 +12,9 @@ from amc_tf.cost import Cost
 from amc_tf.data import ImageData, to_input_range
 from amc_tf.device.convert import TFLiteRunner, verify
 from amc_tf.device.latency import Latency, LatencyMeter
-from amc_tf.errors import ConversionError
-from amc_tf.evaluate import accuracy
+from amc_tf.device.operators import read_operators, structure
+from amc_tf.errors import ConversionError, MeasurementError, PhoneError
+from amc_tf.evaluate import Accuracy, accuracy
 
 _NUM_VERIFICATION_IMAGES = 64
 _NUM_TIMINGS = 3
@@ -28,33 +29,31 @@ class NetworkResult:
         top5: likewise.
         cost: exact cost.
         tflite_bytes: size of its TFLite file.
-        latency: how long it takes, None without a meter.
+        structure: digest that networks share which differ in the values of their weights only.
+        latency: how long it takes, None without a meter or where it cannot be timed.
+        refusal: why it cannot be timed, in the meter's words.
     """
 
     top1: float
     top5: float
     cost: Cost
     tflite_bytes: int
-    latency: Latency | None
+    structure: str
+    latency: Latency | None = None
+    refusal: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Returns the entry of `summary.json`."""
-        latency = None
-        if self.latency is not None:
-            latency = {
-                "median": self.latency.median_ms,
-                "p5": self.latency.p5_ms,
-                "p95": self.latency.p95_ms,
-                "ratio": self.latency.ratio,
-            }
-        return {
+        value = {
             "top1": self.top1,
             "top5": self.top5,
             "macs": self.cost.macs,
             "params": self.cost.params,
             "tflite_bytes": self.tflite_bytes,
-            "latency_ms": latency,
+            "structure": self.structure,
+            "latency_ms": None if self.latency is None else _latency_to_json(self.latency),
         }
+        return value if self.refusal is None else {**value, "not_timed": self.refusal}
 
 
 class ResultMeasurer:
@@ -81,13 +80,24 @@ class ResultMeasurer:
             reference: the network beside which it is timed.
         """
         found = accuracy(_predictor(model), self._data, input_range=self._input_range)
-        return NetworkResult(found.top1, found.top5, cost, len(tflite), self._time(tflite, reference))
+        return _result(found, cost, tflite, latency=self._time(tflite, reference))
 
     def measure_tflite(self, tflite: bytes, *, cost: Cost, reference: bytes) -> NetworkResult:
-        """Measures a converted network by running it; for what quantization does to the accuracy."""
+        """Measures a converted network by running it; for what quantization does to the accuracy.
+
+        A delegate or a table may know nothing of its precision: that is told in the summary, not raised.
+
+        Raises:
+            PhoneError: if the phone is gone.
+        """
         runner = TFLiteRunner(tflite, num_threads=os.cpu_count() or 1)
         found = accuracy(runner.predict, self._data, input_range=self._input_range)
-        return NetworkResult(found.top1, found.top5, cost, len(tflite), self._time(tflite, reference))
+        try:
+            return _result(found, cost, tflite, latency=self._time(tflite, reference))
+        except PhoneError:
+            raise
+        except MeasurementError as error:
+            return _result(found, cost, tflite, refusal=str(error))
 
     def verify(self, model: Any, tflite: bytes, *, precision: str) -> dict[str, Any]:
         """Compares a converted network with Keras; int8 that strays is told in the summary, not raised.
@@ -110,6 +120,26 @@ class ResultMeasurer:
         meter = self._meter.with_reference(reference)
         timings = [meter.measure(tflite) for _ in range(_NUM_TIMINGS)]
         return sorted(timings, key=lambda latency: latency.ratio or latency.median_ms)[len(timings) // 2]
+
+
+def _result(
+    found: Accuracy, cost: Cost, tflite: bytes, *, latency: Latency | None = None, refusal: str | None = None
+) -> NetworkResult:
+    kind = structure(read_operators(tflite))
+    return NetworkResult(found.top1, found.top5, cost, len(tflite), kind, latency, refusal)
+
+
+def _latency_to_json(latency: Latency) -> dict[str, Any]:
+    return {
+        "median": latency.median_ms,
+        "p5": latency.p5_ms,
+        "p95": latency.p95_ms,
+        "ratio": latency.ratio,
+        "noise": latency.noise,
+        "predicted": latency.predicted,
+        "num_runs": latency.num_runs,
+        "conditions": dict(latency.conditions),
+    }
 
 
 def _predictor(model: Any) -> Any:

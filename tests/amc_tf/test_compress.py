@@ -105,14 +105,23 @@ def test_every_file_of_the_run_folder_is_written(finished):
 @pytest.mark.parametrize("name", NETWORKS)
 def test_summary_describes_each_network(summary, name):
     network = summary[name]
-    assert set(network) == {"top1", "top5", "macs", "params", "tflite_bytes", "latency_ms"}
+    assert set(network) == {"top1", "top5", "macs", "params", "tflite_bytes", "structure", "latency_ms"}
     assert 0 <= network["top1"] <= network["top5"] <= 1
     for key in ("macs", "params", "tflite_bytes"):
         assert isinstance(network[key], int)
         assert network[key] > 0
     latency = network["latency_ms"]
-    assert set(latency) == {"median", "p5", "p95", "ratio"}
+    assert set(latency) == {
+        "median", "p5", "p95", "ratio", "noise", "predicted", "num_runs", "conditions"
+    }  # fmt: skip
+    assert (latency["predicted"], latency["num_runs"], latency["conditions"]) == (False, 3, {})
     assert 0 < latency["p5"] <= latency["median"] <= latency["p95"]
+
+
+def test_networks_that_differ_in_weights_only_have_one_structure(summary):
+    assert summary["pruned"]["structure"] == summary["finetuned"]["structure"]
+    different = {summary[name]["structure"] for name in ("baseline", "pruned", "int8_baseline", "int8")}
+    assert len(different) == 4
 
 
 def test_summary_tells_how_it_came_about(summary):
