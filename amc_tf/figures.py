@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from amc_tf import charts
+from amc_tf.latency_facts import is_predicted
 from amc_tf.run_record import NETWORKS, RunRecord, is_number, latency_of
 
 # Widths of the drawings in px; the page shows the one that fits, so that text keeps its size on a phone.
@@ -66,6 +67,8 @@ def make_figures(record: RunRecord) -> list[Figure]:
     bars = _latency_bars(record.summary)
     if bars:
         note = "Median of the measured runs; the whisker spans the 5th to the 95th percentile."
+        if any("predicted" in bar.kind for bar in bars):
+            note += " Dashed bars are predicted by a latency table, not timed."
         figures.append(
             _figure(
                 "Latency before and after",
@@ -125,6 +128,8 @@ def _tradeoff_figure(summary: Mapping[str, Any], episodes: Sequence[Mapping[str,
     if kind not in _COSTS or not all(is_number(episode.get(_COSTS[kind][0])) for episode in episodes):
         kind = "macs"
     key, cost_name, unit = _COSTS[kind]
+    if kind == "latency" and str((summary.get("meter") or {}).get("name")).startswith("table:"):
+        cost_name += ", predicted"
     limit = budget.get("limit") if kind == budget.get("kind") else None
     points = [_episode_point(episode, episode[key] / unit, cost_name) for episode in episodes]
     marks = _marks(summary, kind, unit)
@@ -173,7 +178,8 @@ def _latency_bars(summary: Mapping[str, Any]) -> list[charts.Bar]:
         latency = latency_of(summary, key)
         if latency and not (key in _TUNED and latency_of(summary, _TUNED[key])):
             short = name.replace(", fine-tuned", "")
-            bars.append(charts.Bar(short, kind, latency["median"], latency["p5"], latency["p95"]))
+            css = f"{kind} predicted" if is_predicted(latency) else kind
+            bars.append(charts.Bar(short, css, latency["median"], latency["p5"], latency["p95"]))
     return bars
 
 

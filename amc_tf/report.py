@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jinja2
 
 from amc_tf.errors import RunFolderError
 from amc_tf.figures import make_figures
-from amc_tf.run_record import NETWORKS, RunRecord, latency_of, read_run
+from amc_tf.latency_facts import certainty, is_predicted, meter_facts
+from amc_tf.run_folder import write_atomically
+from amc_tf.run_record import NETWORKS, RunRecord, latency_of, read_run, with_measured
+
+if TYPE_CHECKING:
+    from amc_tf.device.table import LatencyTable
 
 
 def make_report(run_folder: str | os.PathLike[str]) -> Path:
@@ -37,13 +43,32 @@ def make_report(run_folder: str | os.PathLike[str]) -> Path:
             f"({type(error).__name__}: {error}); run the compression again."
         ) from error
     path = folder / "report.html"
-    unfinished = folder / ".report.html.part"
-    try:
-        unfinished.write_text(page, encoding="utf-8")
-        unfinished.replace(path)
-    except OSError as error:
-        raise RunFolderError(f"{path} cannot be written: {error.strerror or error}.") from error
+    write_atomically(path, lambda file: file.write(page.encode()))
     return path
+
+
+def use_measured(run_folder: str | os.PathLike[str], table: LatencyTable) -> tuple[str, ...]:
+    """Replaces predicted and missing latencies in summary.json by measured ones of a table.
+
+    The file is replaced as a whole or not at all; what was predicted is kept in it as "predicted_ms".
+
+    Args:
+        run_folder: The folder of a finished run.
+        table: Of the device for which the run was made.
+
+    Returns:
+        Names of the networks whose latencies are new.
+
+    Raises:
+        RunFolderError: If the summary cannot be read or written.
+        MeasurementError: If latencies of two devices would stand side by side.
+    """
+    folder = Path(run_folder)
+    summary, names = with_measured(read_run(folder).summary, table)
+    if names:
+        text = json.dumps(summary, indent=1) + "\n"
+        write_atomically(folder / "summary.json", lambda file: file.write(text.encode()))
+    return names
 
 
 def render(record: RunRecord) -> str:
@@ -63,6 +88,7 @@ def render(record: RunRecord) -> str:
         lstrip_blocks=True,
     )
     summary = record.summary
+    latencies = [latency for key, *_ in NETWORKS if (latency := latency_of(summary, key))]
     return environment.get_template("report.html.jinja").render(
         model=summary.get("model", "The network"),
         data=summary.get("data"),
@@ -72,7 +98,9 @@ def render(record: RunRecord) -> str:
         has_latency=latency_of(summary, "baseline") is not None,
         against_uniform=_against_uniform(summary),
         figures=make_figures(record),
-        meter=_flat(summary.get("meter") or {}),
+        has_predictions=any(map(is_predicted, latencies)),
+        dropped=_dropped(record),
+        meter=_flat(meter_facts(summary.get("meter") or {}, latencies)),
         command=_command(summary),
         settings=_flat(summary.get("settings") or {}),
         versions=_flat(summary.get("versions") or {}),
@@ -92,11 +120,14 @@ def headline(summary: Mapping[str, Any]) -> str:
     """
     before, after = summary["baseline"], _final(summary)
     name = summary.get("model", "The network")
-    if before.get("latency_ms") and after.get("latency_ms"):
-        old, new = before["latency_ms"]["median"], after["latency_ms"]["median"]
-        gain = f"{name} is {old / new:.1f} times as fast: {old:.2f} → {new:.2f} ms per image"
+    times = _times_before_and_after(summary)
+    if times:
+        old, new, predicted = times
+        verb = "is predicted to be" if predicted else "is"
+        gain = f"{name} {verb} {old / new:.1f} times as fast: {old:.2f} → {new:.2f} ms per image"
         if new >= old:
-            gain = f"{name} did not become faster: {old:.2f} → {new:.2f} ms per image"
+            verb = "is not predicted to become" if predicted else "did not become"
+            gain = f"{name} {verb} faster: {old:.2f} → {new:.2f} ms per image"
     else:
         old, new = before["macs"], after["macs"]
         gain = f"{name} needs {new / old:.0%} of its MACs: {_quantity(old)} → {_quantity(new)}".replace(
@@ -111,12 +142,22 @@ def _final(summary: Mapping[str, Any]) -> Mapping[str, Any]:
     return summary.get("finetuned") or summary["pruned"]
 
 
+def _times_before_and_after(summary: Mapping[str, Any]) -> tuple[float, float, bool] | None:
+    """Returns both medians in ms and whether one of them is predicted, or None if there are none."""
+    before, after = summary["baseline"].get("latency_ms"), _final(summary).get("latency_ms")
+    if not before or not after:
+        return None
+    return before["median"], after["median"], is_predicted(before) or is_predicted(after)
+
+
 def _tiles(summary: Mapping[str, Any]) -> list[dict[str, str]]:
     before, after = summary["baseline"], _final(summary)
     tiles = []
-    if before.get("latency_ms") and after.get("latency_ms"):
-        old, new = before["latency_ms"]["median"], after["latency_ms"]["median"]
-        tiles.append(_tile("Latency", f"{new:.2f} ms", f"{old:.2f} ms", f"{new / old:.2f} ×"))
+    times = _times_before_and_after(summary)
+    if times:
+        old, new, predicted = times
+        before_text = f"{old:.2f} ms{', predicted' if predicted else ''}"
+        tiles.append(_tile("Latency", f"{new:.2f} ms", before_text, f"{new / old:.2f} ×"))
     for name, key, unit in (
         ("File", "tflite_bytes", "B"),
         ("MACs", "macs", ""),
@@ -148,18 +189,31 @@ def _rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
                 for name_, unit in (("macs", ""), ("params", ""), ("tflite_bytes", "B"))
             ),
         ]
+        plain = [{"value": value, "notes": [change] if reference else []} for value, change in cells]
         if latency_of(summary, "baseline"):
-            cells.append(_latency_cell(result.get("latency_ms"), base.get("latency_ms")))
-        plain = [{"value": value, "change": change if reference else ""} for value, change in cells]
+            plain.append(_latency_cell(result, base if reference else {}))
         rows.append({"name": name, "kind": kind, "cells": plain, "is_final": result is _final(summary)})
     return rows
 
 
-def _latency_cell(latency: Mapping[str, float] | None, base: Mapping[str, float] | None) -> tuple[str, str]:
+def _latency_cell(result: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
+    latency, old = result.get("latency_ms"), base.get("latency_ms")
     if not latency:
-        return "—", ""
-    spread = f"{latency['median']:.2f} ms ({latency['p5']:.2f}–{latency['p95']:.2f})"
-    return spread, _times(latency["median"], base["median"]) if base else ""
+        return {"value": "—", "notes": ["could not be timed"] if result.get("not_timed") else []}
+    change = _times(latency["median"], old["median"]) if old else ""
+    notes = [note for note in (change, certainty(latency)) if note]
+    return {"value": f"{latency['median']:.2f} ms ({latency['p5']:.2f}–{latency['p95']:.2f})", "notes": notes}
+
+
+def _dropped(record: RunRecord) -> str:
+    """Says how many episodes were dropped, and why the last one."""
+    dropped = [episode for episode in record.episodes if "reason" in episode]
+    if not dropped:
+        return ""
+    return (
+        f"{len(dropped)} of {len(record.episodes)} episodes were dropped because their networks could not be "
+        f"timed; the last one: {dropped[-1]['reason']}"
+    )
 
 
 def _against_uniform(summary: Mapping[str, Any]) -> str:

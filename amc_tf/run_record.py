@@ -7,9 +7,14 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeGuard
 
-from amc_tf.errors import RunFolderError
+from amc_tf.errors import MeasurementError, RunFolderError
+from amc_tf.latency_facts import is_predicted
+
+if TYPE_CHECKING:
+    from amc_tf.device.table import LatencyTable
+    from amc_tf.device.table_samples import TableSample
 
 # Networks in the order of the table: key in summary.json, name, CSS class, key of what it is compared with.
 NETWORKS = (
@@ -73,6 +78,62 @@ def read_run(folder: Path) -> RunRecord:
 def latency_of(summary: Mapping[str, Any], key: str) -> Mapping[str, float] | None:
     """Returns the latency of a network (median, p5, p95 in ms), or None if it was not measured."""
     return (summary.get(key) or {}).get("latency_ms")
+
+
+def with_measured(summary: Mapping[str, Any], table: LatencyTable) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Puts measured latencies in the place of predicted and missing ones.
+
+    A network is found in the table by its structure, which does not depend on the values of weights. What was
+    timed in the run itself stays.
+
+    Args:
+        summary: summary.json.
+        table: What has been timed on the device since.
+
+    Returns:
+        The summary with what the table knows, and the names of the networks whose latencies are new.
+
+    Raises:
+        MeasurementError: If latencies of two devices would stand side by side.
+    """
+    known = {sample.structure: sample for sample in table.samples}
+    updated, names, others = dict(summary), [], []
+    for key, name, _, reference in NETWORKS:
+        result, latency = summary.get(key) or {}, latency_of(summary, key)
+        sample = known.get(result.get("structure"))
+        if sample is not None and (latency is None or is_predicted(latency)):
+            base = known.get((summary.get(reference or key) or {}).get("structure"))
+            updated[key] = {**result, "latency_ms": _measured(sample, base, latency, table.name)}
+            names.append(name)
+        elif latency is not None and _device(summary, latency) != table.name:
+            others.append(name)
+    if names and others:
+        raise MeasurementError(
+            f"The latency table is of {table.name} and has timed {', '.join(names)}, but not "
+            f"{', '.join(others)}, whose latencies are of another device; time these networks too."
+        )
+    return updated, tuple(names)
+
+
+def _measured(
+    sample: TableSample, base: TableSample | None, latency: Mapping[str, Any] | None, table: str
+) -> dict[str, Any]:
+    return {
+        "median": sample.median_ms,
+        "p5": sample.p5_ms,
+        "p95": sample.p95_ms,
+        "ratio": sample.median_ms / base.median_ms if base else None,
+        "noise": None,
+        "predicted": False,
+        "num_runs": sample.num_runs,
+        "conditions": {"table": table, "predicted_ms": latency["median"] if latency else None},
+    }
+
+
+def _device(summary: Mapping[str, Any], latency: Mapping[str, Any]) -> str:
+    """Returns the name of what a latency was timed on or predicted for."""
+    known = (latency.get("conditions") or {}).get("table") or (summary.get("meter") or {}).get("name")
+    return str(known).removeprefix("table:")
 
 
 def is_number(value: Any) -> TypeGuard[float]:

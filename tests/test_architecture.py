@@ -81,6 +81,7 @@ LAYERS = (
     "amc_tf.finetune",
     "amc_tf.sparsity",
     "amc_tf.quantize",
+    "amc_tf.latency_facts",
     "amc_tf.run_record",
     "amc_tf.charts",
     "amc_tf.figures",

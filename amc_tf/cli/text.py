@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
+from amc_tf.latency_facts import is_predicted, percent_of
 from amc_tf.run_record import NETWORKS
 
-_HEADER = ("", "top-1", "top-5", "MACs", "params", "file", "latency (p5–p95)", "speed-up")
+_HEADER = ("", "top-1", "top-5", "MACs", "params", "file", "latency (p5–p95)", "noise", "speed-up")
+_NUM_LATENCY_COLUMNS = 3
 
 
 def result_table(summary: Mapping[str, Any]) -> str:
     """Returns the networks of a summary as a table; each is compared with the original of its precision."""
     has_latency = bool(summary["baseline"]["latency_ms"])
-    rows: list[Sequence[str]] = [_HEADER if has_latency else _HEADER[:-2]]
+    rows: list[Sequence[str]] = [_HEADER if has_latency else _HEADER[:-_NUM_LATENCY_COLUMNS]]
     for key, name, _, reference in NETWORKS:
         if key in summary:
             rows.append(_row(name, summary[key], summary[reference or key])[: len(rows[0])])
@@ -51,7 +53,7 @@ def latency(value: Mapping[str, float]) -> str:
 
 
 def _row(name: str, result: Mapping[str, Any], reference: Mapping[str, Any]) -> tuple[str, ...]:
-    time = result["latency_ms"]
+    time, base = result["latency_ms"], reference["latency_ms"]
     return (
         name,
         percent(result["top1"]),
@@ -60,5 +62,12 @@ def _row(name: str, result: Mapping[str, Any], reference: Mapping[str, Any]) -> 
         quantity(result["params"]),
         f"{result['tflite_bytes'] / 1000:.1f} kB",
         latency(time) if time else "",
-        f"{reference['latency_ms']['median'] / time['median']:.2f} ×" if time else "",
+        _noise(time) if time else "",
+        f"{base['median'] / time['median']:.2f} ×" if time and base else "",
     )
+
+
+def _noise(value: Mapping[str, Any]) -> str:
+    if is_predicted(value):
+        return "predicted"
+    return "" if value["noise"] is None else percent_of(value["noise"])

@@ -4,13 +4,14 @@ import json
 import math
 import re
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from amc_tf.errors import RunFolderError
+from amc_tf.errors import MeasurementError, RunFolderError
 from amc_tf.figures import make_figures
-from amc_tf.report import headline, make_report
+from amc_tf.report import headline, make_report, use_measured
 from amc_tf.run_record import read_run
 
 WIDTHS = (32, 64, 128, 128, 256, 256, 512, 512, 512, 512, 512, 512, 1024)
@@ -296,3 +297,130 @@ def test_the_line_of_the_best_reward_starts_with_the_first_plan_within_the_budge
     drawn = re.search(r'class="line"[^>]*\bd="([^"]*)"|\bd="([^"]*)"[^>]*class="line"', svg)
     assert drawn is not None
     assert len(re.findall(r"-?[0-9.]+[ ,]-?[0-9.]+", drawn.group(1) or drawn.group(2))) == len(lines) - 5
+
+
+def phone_summary():
+    """A summary whose networks were timed on a phone, but for the fine-tuned ones, which are predicted."""
+    summary = make_summary()
+    for key in ("baseline", "uniform", "pruned", "int8_baseline", "int8"):
+        summary[key]["latency_ms"] |= {"noise": 0.0134, "predicted": False}
+        summary[key]["latency_ms"]["conditions"] = {
+            moment: {"battery_c": celsius, "thermal_status": 0}
+            for moment, celsius in (("before", 30.5), ("after", 33.0))
+        }
+    for key in ("uniform_finetuned", "finetuned"):
+        summary[key]["latency_ms"] |= {"noise": None, "predicted": True}
+    for key in ("baseline", "uniform", "uniform_finetuned", "pruned", "finetuned", "int8_baseline", "int8"):
+        summary[key]["structure"] = key.removesuffix("_finetuned").replace("finetuned", "pruned")
+    summary["meter"] = {
+        "name": "Google Pixel 8:cpu:4-thread",
+        "fingerprint": json.dumps(
+            {
+                "kind": "phone",
+                "phone": {"manufacturer": "Google", "model": "Pixel 8", "android_version": "14"},
+                "binary": "0123456789abcdef" * 4,
+                "settings": {"num_threads": 4, "delegate": "cpu", "fp16": False},
+            }
+        ),
+    }
+    return summary
+
+
+def test_predicted_latencies_are_marked_and_measured_ones_tell_their_noise(tmp_path):
+    page = report(tmp_path, phone_summary())
+    assert "demo is predicted to be 2.0 times as fast: 3.42 → 1.67 ms per image" in page.text
+    assert "Latency 1.67 ms from 3.42 ms, predicted" in page.text
+    assert "Original 98.6 % 99.9 % 46.3 M 812 k 3.27 MB 3.42 ms (3.28–3.80) noise 1.3 %" in page.text
+    assert page.text.count("0.49 × · predicted, not timed") == 1
+    assert page.text.count("noise 1.3 %") == 5
+    assert "their range is where 90 % of measurements are expected" in page.text
+    assert page.count("rect", "predicted") == 2 * 2
+    assert "Dashed bars are predicted by a latency table, not timed." in page.text
+
+
+def test_the_phone_and_its_temperatures_are_told(tmp_path):
+    text = report(tmp_path, phone_summary()).text
+    for line in ("phone Google Pixel 8", "Android 14", "threads 4", "delegate cpu (XNNPACK)"):
+        assert line in text
+    assert "tool SHA-256 0123456789ab threads" in text
+    assert "battery 30.5–33 °C thermal status 0" in text
+
+
+def test_a_search_by_table_alone_says_that_its_episodes_are_predicted(tmp_path):
+    summary = {**make_summary(), "meter": {"name": "table:Pixel 1"}}
+    assert "ms per image, predicted" in report(tmp_path, summary).text
+
+
+def test_int8_that_cannot_be_timed_is_shown_so(tmp_path):
+    summary = make_summary()
+    for key in ("int8_baseline", "int8"):
+        summary[key] |= {"latency_ms": None, "not_timed": "The table has timed float32 networks only."}
+    assert (
+        "Found plan, int8 98.1 % −0.3 99.4 % −0.3 23.1 M 0.50 × 388 k 0.48 × 1.57 MB 0.48 × — could not"
+        in (report(tmp_path, summary).text)
+    )
+
+
+def test_dropped_episodes_are_counted_and_left_out_of_the_charts(tmp_path):
+    episodes = make_episodes(20)
+    for number in (3, 7):
+        episodes[number] = {
+            **dict.fromkeys(episodes[0]), "episode": number, "kind": "dropped", "reason": "It is gone."
+        }  # fmt: skip
+    page = report(tmp_path, episodes=episodes)
+    assert (
+        "2 of 20 episodes were dropped because their networks could not be timed; the last one: It is gone."
+        in page.text
+    )
+    assert page.count("circle", "dot") == 2 * 18
+
+
+def make_table(name="Google Pixel 8:cpu:4-thread", **medians):
+    """A table of networks known by the structures that a summary names."""
+    samples = [
+        SimpleNamespace(structure=key, median_ms=ms, p5_ms=0.9 * ms, p95_ms=1.1 * ms, num_runs=150)
+        for key, ms in medians.items()
+    ]
+    return SimpleNamespace(name=name, samples=samples)
+
+
+def test_what_a_table_has_timed_takes_the_place_of_what_was_predicted(tmp_path):
+    write_run(tmp_path, phone_summary())
+    names = use_measured(tmp_path, make_table(baseline=3.5, pruned=1.4, other=9.0))
+    assert names == ("Found plan, fine-tuned",)
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["finetuned"]["latency_ms"] == {
+        "median": 1.4, "p5": 0.9 * 1.4, "p95": 1.1 * 1.4, "ratio": 1.4 / 3.5, "noise": None,
+        "predicted": False, "num_runs": 150,
+        "conditions": {"table": "Google Pixel 8:cpu:4-thread", "predicted_ms": 1.67},
+    }  # fmt: skip
+    expected = phone_summary()
+    del summary["finetuned"], expected["finetuned"]
+    assert summary == expected
+    text = Page(make_report(tmp_path)).text
+    assert "demo is 2.4 times as fast: 3.42 → 1.40 ms" in text
+    assert use_measured(tmp_path, make_table(pruned=1.3)) == ()
+
+
+def test_a_run_without_latencies_gets_those_of_a_table(tmp_path):
+    summary = phone_summary()
+    summary["meter"] = None
+    for key in ("baseline", "uniform", "uniform_finetuned", "pruned", "finetuned", "int8_baseline", "int8"):
+        summary[key]["latency_ms"] = None
+    write_run(tmp_path, summary)
+    names = use_measured(tmp_path, make_table(baseline=3.5, pruned=1.4))
+    assert names == ("Original", "Found plan", "Found plan, fine-tuned")
+    assert "demo is 2.5 times as fast: 3.50 → 1.40 ms" in Page(make_report(tmp_path)).text
+
+
+def test_latencies_of_two_devices_do_not_stand_side_by_side(tmp_path):
+    summary = phone_summary()
+    summary["meter"] = {"name": "table:Pixel 1"}
+    before = json.dumps(summary)
+    write_run(tmp_path, summary)
+    with pytest.raises(
+        MeasurementError, match=r"of Pixel 2 and has timed .*fine-tuned, but not Original.*too"
+    ):
+        use_measured(tmp_path, make_table("Pixel 2", pruned=1.4))
+    assert (tmp_path / "summary.json").read_text() == before
+    assert use_measured(tmp_path, make_table("Pixel 1", pruned=1.4)) == ("Found plan, fine-tuned",)

@@ -4,6 +4,9 @@ import keras
 import pytest
 
 from amc_tf.cli import console
+from amc_tf.device.operators import read_operators
+from amc_tf.device.table import LatencyTable
+from amc_tf.device.table_samples import TableSample
 from amc_tf.plan import PruningPlan
 from amc_tf.run_folder import RUN_FILES
 
@@ -30,6 +33,29 @@ def test_a_run_ends_with_a_table_and_a_whole_folder(amc, runs):
     assert lines[-1] == f"Report: {runs / 'x' / 'report.html'}"
     assert [name for name in RUN_FILES if not (runs / "x" / name).exists()] == []
     keras.models.load_model(runs / "x" / "model.keras")
+
+
+def test_a_report_takes_measured_latencies_from_a_table(amc, runs, tmp_path):
+    operators = read_operators((runs / "x" / "model_float32.tflite").read_bytes())
+    sample = TableSample("found", operators, 1.5, 1.4, 1.7, 0.1, 150)
+    LatencyTable("Pixel 8", {}, "by hand", (sample,)).save(tmp_path / "phone.json")
+    words = ["report", runs / "x", "--table", tmp_path / "phone.json"]
+    outcome = amc(*words)
+    assert (outcome.code, outcome.err) == (0, "")
+    assert outcome.out.splitlines() == [
+        f"Measured latencies from {tmp_path / 'phone.json'}: Found plan, Found plan, fine-tuned",
+        str(runs / "x" / "report.html"),
+    ]
+    summary = json.loads((runs / "x" / "summary.json").read_text())
+    assert summary["finetuned"]["latency_ms"]["median"] == 1.5
+    assert json.loads(amc(*words, "--json").out)["measured"] == []
+
+
+def test_a_report_with_a_table_that_is_none_is_refused(amc, runs, tmp_path):
+    (tmp_path / "phone.json").write_text("{}")
+    outcome = amc("report", runs / "x", "--table", tmp_path / "phone.json")
+    assert outcome.code == 1
+    assert f"{tmp_path / 'phone.json'} is damaged or no latency table" in outcome.err
 
 
 def test_json_prints_exactly_the_summary(amc, tmp_path):
