@@ -163,7 +163,7 @@ class AdbDirect:
                     "Google's adb speaks: run `adb pair` and `adb connect`, then use --transport server."
                 )
             return PhoneError(
-                f"What listens at {self.name} does not speak ADB ({error}); check the address and the port."
+                f"What answers at {self.name} does not speak ADB; check the address and the port."
             )
         return PhoneError(
             f"The connection to {self.name} was lost ({error}); check the cable or the network, and that the "
@@ -195,6 +195,11 @@ class AdbTcp(AdbDirect):
             )
         if isinstance(error, socket.gaierror):
             return PhoneError(f"The host of {self.serial} is not known ({error.strerror}); check its name.")
+        if isinstance(error, OSError) and not isinstance(error, (TimeoutError, ConnectionError)):
+            return PhoneError(
+                f"This computer does not reach {self.serial} ({error.strerror}); check that the phone is on "
+                "and in the same network."
+            )
         return super()._explain(error, what, timeout_s)
 
 

@@ -148,22 +148,21 @@ def test_files_that_are_not_there_or_not_allowed_keep_the_connection(phone: Tran
     assert phone.shell("echo on", timeout_s=10).stdout == "on\n"
 
 
-@pytest.mark.parametrize("size", [4_200_000, 17_000_000])
-def test_a_full_disk_is_told_in_the_phones_words(make: MakeTransport, small_phone: Daemon, size: int) -> None:
-    phone = make(small_phone)
-    with pytest.raises(MeasurementError, match="refuses the file .*/big: .*No space left on device") as full:
-        phone.push(bytes(size), f"{FOLDER}/big", timeout_s=20)
-    assert not isinstance(full.value, PhoneError)
-    assert list(small_phone.tmp.iterdir()) == []
-    phone.push(b"fits", f"{FOLDER}/small", timeout_s=10)
-    assert phone.pull(f"{FOLDER}/small", timeout_s=10) == b"fits"
-    (small_phone.tmp / "small").unlink()
-
-
-@pytest.fixture
-def small_phone(start_adbd: Callable[..., Daemon]) -> Daemon:
-    """A phone with 4 MB of disk."""
-    return start_adbd("--data-size", "4M")
+def test_a_full_disk_is_told_in_the_phones_words(
+    make: MakeTransport, start_adbd: Callable[..., Daemon]
+) -> None:
+    small = start_adbd("--data-size", "4M")
+    phone = make(small)
+    for size in (4_200_000, 5_500_000, 17_000_000):  # told at the end, in the middle, long before the end
+        with pytest.raises(
+            MeasurementError, match="refuses the file .*/x: .*No space left on device"
+        ) as full:
+            phone.push(bytes(size), f"{FOLDER}/x", timeout_s=20)
+        assert not isinstance(full.value, PhoneError)
+        assert list(small.tmp.iterdir()) == []
+        phone.push(b"fits", f"{FOLDER}/x", timeout_s=10)
+        assert phone.pull(f"{FOLDER}/x", timeout_s=10) == b"fits"
+        (small.tmp / "x").unlink()
 
 
 def test_a_daemon_that_dies_in_a_command_is_no_exit_code(phone: Transport, adbd: Daemon) -> None:
@@ -233,7 +232,7 @@ def test_a_key_that_is_accepted_opens_the_phone_until_it_is_removed(
     (key,) = load_keys(tmp_path)
     phone = AdbTcp(daemon.serial, keys=[key])
     with pytest.raises(PhoneError, match="unauthorized.*unlock it and accept the question") as stranger:
-        phone.connect(timeout_s=0.5)
+        phone.connect(timeout_s=0.2)
     assert not isinstance(stranger.value, PhoneTimeoutError)
     daemon.add_key(key.GetPublicKey().decode())
     phone.connect(timeout_s=5)
@@ -245,7 +244,7 @@ def test_a_key_that_is_accepted_opens_the_phone_until_it_is_removed(
     with pytest.raises(PhoneError, match="was lost"):
         phone.shell("true", timeout_s=5)
     with pytest.raises(PhoneError, match="unauthorized"):
-        phone.connect(timeout_s=0.5)
+        phone.connect(timeout_s=0.2)
 
 
 def test_the_server_tells_which_phones_it_knows_in_which_state(
