@@ -30,6 +30,7 @@ LAYERS = (
     "amc_tf.device.benchmark_run",
     "amc_tf.device.litert",
     "amc_tf.device.latency",
+    "amc_tf.device.phone_scripts",
     "amc_tf.device.workbench",
     "amc_tf.device.phone_meter",
     "amc_tf.device.phone_pool",
