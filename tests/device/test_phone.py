@@ -1,0 +1,81 @@
+"""A phone behind a transport: what is sent, and what is made of answers and failures."""
+
+import pytest
+
+from amc_tf.device.phone import Core, Phone
+from amc_tf.device.transport import ShellResult
+from amc_tf.errors import MeasurementError, PhoneError
+from tests.fake_phone import Call, FakePhoneTransport, ScriptedTransport
+
+
+def scripted(*calls: Call) -> tuple[Phone, ScriptedTransport]:
+    transport = ScriptedTransport(*calls)
+    return Phone(transport, connect_timeout_s=7.0), transport
+
+
+def test_every_word_of_a_command_is_quoted() -> None:
+    line = r"""ls -l 'a b' '$(reboot)' ';' '' 'it'"'"'s'"""
+    phone, transport = scripted(Call("connect"), Call("shell", line, "x"))
+    with transport:
+        assert phone.shell("ls", "-l", "a b", "$(reboot)", ";", "", "it's", timeout_s=3.0).stdout == "x"
+    assert transport.timeouts_s == [7.0, 3.0]
+
+
+def test_a_command_that_must_succeed_fails_with_the_phones_words() -> None:
+    answer = ShellResult("", "mkdir: '/x':\x1b[31m Read-only file system\n", 1)
+    phone, transport = scripted(Call("connect"), Call("shell", "mkdir /x", answer))
+    with (
+        transport,
+        pytest.raises(MeasurementError, match=r"mkdir failed .* exit code 1: .*Read-only") as caught,
+    ):
+        phone.check("mkdir", "/x")
+    assert "\x1b" not in str(caught.value)
+
+
+def test_a_command_that_succeeds_gives_its_output() -> None:
+    phone, transport = scripted(Call("connect"), Call("shell", "echo", ShellResult("out", "err", 0)))
+    with transport:
+        assert phone.check("echo") == "out"
+
+
+def test_the_time_for_a_push_grows_with_the_file() -> None:
+    phone, transport = scripted(Call("connect"), Call("push", "/data/x", content=bytes(5_000_000)))
+    with transport:
+        phone.push(bytes(5_000_000), "/data/x")
+    assert transport.timeouts_s[1] == pytest.approx(40.0)
+
+
+def test_a_phone_is_connected_and_closed_by_with() -> None:
+    phone, transport = scripted(Call("connect"), Call("connect"), Call("pull", "/f", b"abc"), Call("close"))
+    with transport, phone:
+        assert phone.pull("/f") == b"abc"
+
+
+def test_a_phone_that_dropped_out_is_connected_again_by_the_next_question() -> None:
+    transport = FakePhoneTransport()
+    phone = Phone(transport)
+    phone.conditions()
+    transport.drop_out(refused_connects=1)
+    with pytest.raises(PhoneError, match="cannot be reached"):
+        phone.conditions()
+    assert phone.conditions().battery_c == 28.5
+    assert transport.connects == 2
+
+
+def test_info_is_one_round_trip_and_asked_once() -> None:
+    transport = FakePhoneTransport("39061FDJH00ABC")
+    phone = Phone(transport)
+    info = phone.info()
+    assert phone.info() is info
+    assert len(transport.commands) == 1
+    assert (info.serial, info.name, info.soc) == ("39061FDJH00ABC", "Google Pixel 8", "Google Tensor G3")
+    assert (info.android_version, info.sdk, info.abi) == ("14", 34, "arm64-v8a")
+    assert info.abis == ("arm64-v8a", "armeabi-v7a", "armeabi")
+    assert info.cores[8] == Core(8, 2_914_000)
+
+
+def test_what_does_not_answer_like_android_is_an_error() -> None:
+    transport = FakePhoneTransport()
+    transport.on("getprop", lambda _: "sh: getprop: not found\n")
+    with pytest.raises(MeasurementError, match="must run Android, but answers: sh: getprop: not found"):
+        Phone(transport).info()
