@@ -22,6 +22,7 @@ LAYERS = (
     "amc_tf.device.adb_direct",
     "amc_tf.device.adb_stream",
     "amc_tf.device.adb_server",
+    "amc_tf.device.phone_facts",
     "amc_tf.device.phone",
     "amc_tf.device.discovery",
     "amc_tf.device.benchmark_output",
