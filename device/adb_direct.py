@@ -14,7 +14,8 @@ from typing import Any
 from adb_shell import exceptions
 
 from amc_tf.device.adb_keys import load_keys
-from amc_tf.device.adb_link import Link, SyncAnswer, TcpLink, UsbLink, split_address
+from amc_tf.device.adb_link import Link, SyncAnswer, TcpLink, split_address
+from amc_tf.device.adb_usb import UsbLink
 from amc_tf.device.transport import UNLOCK_ADVICE, MarkedCommand, ShellResult
 from amc_tf.errors import MeasurementError, PhoneError, PhoneTimeoutError
 

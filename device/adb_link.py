@@ -1,4 +1,4 @@
-"""What adb-shell reads from and writes to: a socket or USB, with one deadline for a whole operation."""
+"""What adb-shell reads from and writes to, with one deadline for a whole operation; a TCP socket."""
 
 from __future__ import annotations
 
@@ -6,10 +6,7 @@ import abc
 import contextlib
 import socket
 import time
-from collections.abc import Iterator
-from typing import Any
 
-from adb_shell.exceptions import UsbReadFailedError, UsbWriteFailedError
 from adb_shell.transport.base_transport import BaseTransport
 
 from amc_tf.device.transport import decode
@@ -19,20 +16,6 @@ DEFAULT_PORT = 5555
 
 _HEADER_SIZE = 24  # bytes of an ADB packet before its data
 _HEAR_OUT_TIMEOUT_S = 2.0  # how long a phone that refuses a file may be silent before it closes the stream
-_USB_ADVICE = {
-    "LIBUSB_ERROR_ACCESS": (
-        "this user may not open it; on Linux install Android's udev rules (Debian and Ubuntu: the package "
-        "android-sdk-platform-tools-common), join the group plugdev and plug the phone in again"
-    ),
-    "LIBUSB_ERROR_BUSY": (
-        "another program holds it, most likely an adb server; use --transport server, or run "
-        "`adb kill-server`"
-    ),
-    "LIBUSB_ERROR_NO_DEVICE": "it was unplugged or has restarted; plug it in again",
-    "LIBUSB_ERROR_NOT_SUPPORTED": (
-        "its USB driver cannot be used this way, as on Windows; start Google's adb and use --transport server"
-    ),
-}
 
 
 class SyncAnswer:
@@ -182,58 +165,6 @@ class TcpLink(Link):
         return self._socket
 
 
-class UsbLink(Link):
-    """A phone's ADB interface on USB, through libusb."""
-
-    def __init__(self, serial: str) -> None:
-        super().__init__()
-        self._serial = serial
-        self._usb: Any = None
-
-    def connect(self, transport_timeout_s: float | None) -> None:
-        """Finds the phone and takes hold of its interface.
-
-        Raises:
-            PhoneError: It is not there, not ours to open, or held by another program.
-        """
-        import usb1
-
-        usb = find_usb_phone(self._serial)
-        try:
-            usb.connect(self.left_s())
-        except usb1.USBError as error:
-            usb.close()
-            raise PhoneError(usb_sentence(self._serial, error)) from error
-        self._usb = usb
-
-    def close(self) -> None:
-        """Lets the interface go."""
-        if self._usb is not None:
-            self._usb.close()
-            self._usb = None
-
-    def read(self, num_bytes: int, timeout_s: float) -> bytes:
-        """Returns 1 to `num_bytes` bytes."""
-        try:
-            return bytes(self._connected().bulk_read(num_bytes, timeout_s))
-        except UsbReadFailedError as error:
-            raise _as_os_error(error) from error
-
-    def write(self, data: bytes, timeout_s: float) -> None:
-        """Writes all bytes."""
-        try:
-            sent = self._connected().bulk_write(data, timeout_s)
-        except UsbWriteFailedError as error:
-            raise _as_os_error(error) from error
-        if sent != len(data):
-            raise ConnectionResetError(f"USB took {sent} of {len(data)} bytes")
-
-    def _connected(self) -> Any:
-        if self._usb is None:
-            raise ConnectionResetError("it is closed")
-        return self._usb
-
-
 def split_address(address: str) -> tuple[str, int]:
     """Returns host and port of HOST, HOST:PORT or [IPv6]:PORT; without a port, that of `adb tcpip`.
 
@@ -247,56 +178,3 @@ def split_address(address: str) -> tuple[str, int]:
     if not host or not (port.isascii() and port.isdigit()) or not 0 < int(port) < 65536:
         raise PhoneError(f"{address!r} is no address of a phone; write HOST:PORT, such as 192.168.1.20:5555.")
     return host, int(port)
-
-
-def usb_phones() -> Iterator[Any]:
-    """Yields adb-shell's `UsbTransport` of every phone with USB debugging on, none of them opened.
-
-    Raises:
-        PhoneError: libusb is missing.
-    """
-    try:
-        from adb_shell.transport.usb_transport import UsbTransport
-    except (ImportError, OSError) as error:
-        raise PhoneError(
-            f"Phones on USB need libusb, which cannot be loaded ({error}); install it (Debian and Ubuntu: "
-            "libusb-1.0-0, macOS: brew install libusb), or start Google's adb and use --transport server."
-        ) from error
-    yield from UsbTransport.find_all_adb_devices()
-
-
-def find_usb_phone(serial: str) -> Any:
-    """Returns adb-shell's `UsbTransport` of a phone.
-
-    Raises:
-        PhoneError: There is none with this serial number, or libusb is missing.
-    """
-    import usb1
-
-    sealed: usb1.USBError | None = None
-    for phone in usb_phones():
-        try:
-            if phone.serial_number == serial:
-                return phone
-        except usb1.USBError as error:
-            sealed = error
-    if sealed is not None:
-        raise PhoneError(usb_sentence(serial, sealed)) from sealed
-    raise PhoneError(
-        f"No phone {serial} is on USB; plug it in, switch on USB debugging in its developer options, and "
-        "check the serial number with `amc-tf devices`."
-    )
-
-
-def usb_sentence(serial: str, error: Exception) -> str:
-    """Returns what a libusb error means for a phone and what to do about it."""
-    words = str(error)
-    advice = next((text for name, text in _USB_ADVICE.items() if name in words), "plug it in again")
-    return f"The phone {serial} on USB cannot be opened ({words}): {advice}."
-
-
-def _as_os_error(error: UsbReadFailedError | UsbWriteFailedError) -> OSError:
-    """Returns a TimeoutError or a ConnectionResetError for what adb-shell makes of every libusb error."""
-    cause = error.args[-1]
-    words = str(cause or error.args[0])
-    return TimeoutError(words) if "LIBUSB_ERROR_TIMEOUT" in words else ConnectionResetError(words)

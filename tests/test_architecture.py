@@ -19,6 +19,7 @@ LAYERS = (
     "amc_tf.device.transport",
     "amc_tf.device.adb_keys",
     "amc_tf.device.adb_link",
+    "amc_tf.device.adb_usb",
     "amc_tf.device.adb_direct",
     "amc_tf.device.adb_stream",
     "amc_tf.device.adb_server",

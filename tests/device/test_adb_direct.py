@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 import usb1
+from adb_shell.exceptions import UsbReadFailedError
 
-from amc_tf.device import adb_link
+from amc_tf.device import adb_usb
 from amc_tf.device.adb_direct import AdbTcp, AdbUsb
 from amc_tf.device.adb_link import TcpLink
 from amc_tf.errors import PhoneError, PhoneTimeoutError
@@ -163,7 +164,7 @@ class CableTo:
     def bulk_read(self, num_bytes: int, timeout_s: float) -> bytearray:
         assert self.socket is not None
         if self.is_unplugged:
-            raise adb_link.UsbReadFailedError("Could not receive data", usb1.USBErrorNoDevice())
+            raise UsbReadFailedError("Could not receive data", usb1.USBErrorNoDevice())
         self.socket.settimeout(timeout_s)
         return bytearray(self.socket.recv(num_bytes))
 
@@ -181,7 +182,7 @@ class CableTo:
 @pytest.fixture
 def cable(adbd: Daemon, monkeypatch: pytest.MonkeyPatch) -> Iterator[CableTo]:
     cable = CableTo(adbd.port)
-    monkeypatch.setattr(adb_link, "usb_phones", lambda: iter([cable]))
+    monkeypatch.setattr(adb_usb, "usb_phones", lambda: iter([cable]))
     yield cable
     cable.close()
 

@@ -22,6 +22,10 @@ HOSTILE_NAMES = (
     "größe-模型", "comma,33261", "back\\slash", "new\nline", "#hash", "a&b|c", "~", "%s",
 )  # fmt: skip
 
+DIRECTLY_AND_SLOWLY_OVER_THE_SERVER = pytest.mark.parametrize(
+    "make", ["tcp", pytest.param("server", marks=pytest.mark.slow)], indirect=True
+)
+
 MakeTransport = Callable[[Daemon], Transport]
 
 
@@ -178,6 +182,7 @@ def test_a_daemon_that_dies_in_a_command_is_no_exit_code(phone: Transport, adbd:
     phone.shell("pkill -f 'sleep 3[0]'", timeout_s=5)
 
 
+@DIRECTLY_AND_SLOWLY_OVER_THE_SERVER
 def test_a_daemon_that_dies_in_a_push_can_be_pushed_to_again(phone: Transport, adbd: Daemon) -> None:
     pid = adbd.pid
     content = os.urandom(8_000_000)
@@ -213,6 +218,7 @@ def test_a_command_that_outlasts_its_timeout_poisons_nothing(phone: Transport) -
     phone.shell("pkill -f 'still [h]ere'", timeout_s=5)
 
 
+@DIRECTLY_AND_SLOWLY_OVER_THE_SERVER
 def test_a_phone_that_is_gone_may_come_back(make: MakeTransport, start_adbd: Callable[..., Daemon]) -> None:
     daemon = start_adbd()
     phone = make(daemon)
