@@ -67,7 +67,7 @@ def test_a_phone_that_asks_its_user_in_vain_is_unauthorized(stays: bool) -> None
         Peer(script, stays=stays) as peer,
         pytest.raises(PhoneError, match="unauthorized.*unlock it") as error,
     ):
-        phone_at(peer.port).connect(timeout_s=0.3)
+        phone_at(peer.port).connect(timeout_s=0.5)
     assert not isinstance(error.value, PhoneTimeoutError)
 
 
@@ -214,4 +214,4 @@ def test_the_time_of_a_command_is_bounded_as_a_whole(adbd: Daemon) -> None:
     start = time.monotonic()
     with pytest.raises(PhoneTimeoutError):
         phone.shell("for i in 1 2 3 4 5 6 7 8 9; do echo $i; sleep 0.2; done", timeout_s=0.5)
-    assert time.monotonic() - start < 1.0
+    assert time.monotonic() - start < 1.5

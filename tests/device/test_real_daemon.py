@@ -72,6 +72,13 @@ def reconnect(transport: Transport, within_s: float = 20.0) -> None:
             time.sleep(0.05)
 
 
+def restart(daemon: Daemon) -> None:
+    """Kills a daemon and waits for the next one, which reads the accepted keys anew."""
+    pid = daemon.pid
+    daemon.kill()
+    daemon.wait(pid)
+
+
 @pytest.mark.parametrize(
     ("command", "output", "exit_code"),
     [
@@ -238,19 +245,37 @@ def test_a_key_that_is_accepted_opens_the_phone_until_it_is_removed(
     (key,) = load_keys(tmp_path)
     phone = AdbTcp(daemon.serial, keys=[key])
     with pytest.raises(PhoneError, match="unauthorized.*unlock it and accept the question") as stranger:
-        phone.connect(timeout_s=0.2)
+        phone.connect(timeout_s=0.5)
     assert not isinstance(stranger.value, PhoneTimeoutError)
     daemon.add_key(key.GetPublicKey().decode())
     phone.connect(timeout_s=5)
     assert phone.shell("echo in", timeout_s=5).stdout == "in\n"
     daemon.remove_keys()
-    pid = daemon.pid
-    daemon.kill()
-    daemon.wait(pid)
+    restart(daemon)
     with pytest.raises(PhoneError, match="was lost"):
         phone.shell("true", timeout_s=5)
     with pytest.raises(PhoneError, match="unauthorized"):
-        phone.connect(timeout_s=0.2)
+        phone.connect(timeout_s=0.5)
+
+
+@pytest.mark.slow
+def test_the_servers_key_opens_the_phone_until_it_is_removed(
+    start_adbd: Callable[..., Daemon], adb_server: ServerProcess
+) -> None:
+    daemon = start_adbd("--auth")
+    phone = AdbServer(daemon.serial, port=adb_server.port)
+    with pytest.raises(PhoneError, match=r"not ready \(unauthorized\)"):
+        phone.connect(timeout_s=10)
+    daemon.add_key((adb_server.home / ".android" / "adbkey.pub").read_text())
+    adb_server.adb("disconnect", daemon.serial)
+    restart(daemon)
+    reconnect(phone)
+    daemon.remove_keys()
+    restart(daemon)
+    with pytest.raises(PhoneError, match="unauthorized|offline|was lost"):
+        phone.shell("true", timeout_s=5)
+    with pytest.raises(PhoneError, match=r"not ready \((unauthorized|offline|authorizing|connecting)\)"):
+        phone.connect(timeout_s=5)
 
 
 def test_the_server_tells_which_phones_it_knows_in_which_state(
