@@ -135,6 +135,16 @@ class RunFolder:
         return self.checkpoint_folder / "measurements.sqlite"
 
     @property
+    def table(self) -> Path:
+        """The latency table with which the search began, where it steers by one."""
+        return self.checkpoint_folder / "table.json"
+
+    @property
+    def has_checkpoint(self) -> bool:
+        """Whether there is a search to go on with."""
+        return self._state_file.exists()
+
+    @property
     def events(self) -> Path:
         """Folder of the TensorBoard events."""
         return self.path / "tensorboard"
@@ -187,7 +197,7 @@ class RunFolder:
         Raises:
             RunFolderError: if the file is damaged.
         """
-        if not self._state_file.exists():
+        if not self.has_checkpoint:
             return None
         try:
             with np.load(self._state_file, allow_pickle=False) as file:
@@ -204,7 +214,7 @@ class RunFolder:
     def _prepare(self) -> None:
         self._remove_unfinished()
         found = [name for name in RUN_FILES if (self.path / name).exists()]
-        if self._state_file.exists():
+        if self.has_checkpoint:
             found.append("checkpoint/search.npz")
         if found and not self._resume and not self._overwrite:
             raise RunFolderError(

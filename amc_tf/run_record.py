@@ -96,7 +96,7 @@ def with_measured(summary: Mapping[str, Any], table: LatencyTable) -> tuple[dict
     Raises:
         MeasurementError: If latencies of two devices would stand side by side.
     """
-    known = {sample.structure: sample for sample in table.samples}
+    known: dict[Any, TableSample] = {sample.structure: sample for sample in table.samples}
     updated, names, others = dict(summary), [], []
     for key, name, _, reference in NETWORKS:
         result, latency = summary.get(key) or {}, latency_of(summary, key)

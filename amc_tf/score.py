@@ -6,16 +6,17 @@ import concurrent.futures
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
-from amc_tf.budget import Limit
+from numpy.typing import NDArray
+
+from amc_tf.budget import Limit, Predictor
 from amc_tf.candidate import CandidateBuilder
 from amc_tf.cost import Cost
 from amc_tf.data import ImageData
 from amc_tf.device.convert import to_tflite
 from amc_tf.device.latency import LatencyMeter
 from amc_tf.evaluate import Accuracy, accuracy
-from amc_tf.latency_model import LatencyPredictor
 from amc_tf.network import NetworkFunction
 from amc_tf.reward import Outcome, find_reward
 from amc_tf.weights import Weights
@@ -76,6 +77,19 @@ class Score:
         )
 
 
+class LearningPredictor(Predictor, Protocol):
+    """Predicts latency for the bounds of a search, and learns from what the search measures."""
+
+    def observe(self, widths: Sequence[int], latency_ms: float) -> None:
+        """Takes in a measured latency."""
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """Returns all that was observed, as arrays that `np.savez` can write."""
+
+    def restore(self, state: dict[str, NDArray[Any]]) -> None:
+        """Takes over what `state` returned."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Timing:
     """How candidates are timed.
@@ -88,7 +102,7 @@ class Timing:
 
     meter: LatencyMeter
     baseline_ms: float
-    predictor: LatencyPredictor
+    predictor: LearningPredictor
 
     def latency_ms(self, tflite: bytes) -> float:
         """Times a network; where the meter timed the original beside it, drift of the device is taken out."""
@@ -201,8 +215,7 @@ class Scorer:
         tflite = to_tflite(self._network.bind(weights), input_shape=self._network.input_shape)
         if not timing.meter.runs_elsewhere:
             return evaluate(), timing.latency_ms(tflite)
-        # It is the wait for the phone that stays in this thread: Ctrl-C reaches it here, and the store of
-        # measurements is used by the thread that opened it.
+        # It is the wait for the phone that stays in this thread, for Ctrl-C reaches it here.
         with concurrent.futures.ThreadPoolExecutor(max_workers=1) as worker:
             found = worker.submit(evaluate)
             latency_ms = timing.latency_ms(tflite)

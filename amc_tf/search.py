@@ -17,9 +17,8 @@ from amc_tf.agent.ddpg import DDPGAgent, TrainingRecord
 from amc_tf.elite import EliteExplorer
 from amc_tf.env import STATE_SIZE, PruningEnv
 from amc_tf.errors import AmcError, ConversionError, MeasurementError, RunFolderError, RunStoppedError
-from amc_tf.latency_model import LatencyPredictor
 from amc_tf.run_folder import RunFolder
-from amc_tf.score import Score
+from amc_tf.score import LearningPredictor, Score
 from amc_tf.settings import SearchSettings
 
 EpisodeCallback = Callable[[Mapping[str, Any]], None]
@@ -81,7 +80,7 @@ class Search:
         *,
         scorer: RemembersScores,
         explorer: EliteExplorer,
-        predictor: LatencyPredictor | None = None,
+        predictor: LearningPredictor | None = None,
         identity: Mapping[str, Any] | None = None,
     ) -> None:
         self._env = env

@@ -17,6 +17,7 @@ from amc_tf.candidate import CandidateBuilder
 from amc_tf.data import DataSplit, check_data_fits, to_input_range
 from amc_tf.device.convert import to_tflite
 from amc_tf.device.latency import LatencyMeter
+from amc_tf.device.table import LatencyTable
 from amc_tf.elite import EliteExplorer
 from amc_tf.env import PruningEnv
 from amc_tf.errors import BudgetError, ModelError, SettingsError
@@ -26,9 +27,10 @@ from amc_tf.latency_model import LatencyPredictor, probe_widths
 from amc_tf.network import NetworkFunction
 from amc_tf.reward import needs_latency
 from amc_tf.run_folder import RunFolder
-from amc_tf.score import Objective, Score, Scorer, Timing
+from amc_tf.score import LearningPredictor, Objective, Score, Scorer, Timing
 from amc_tf.search import EpisodeCallback, Search, SearchResult
 from amc_tf.settings import SearchSettings
+from amc_tf.table_predictor import TablePredictor
 
 # Bounds hold a prediction; aiming this much lower leaves most networks within the limit when timed.
 LATENCY_MARGIN = 0.03
@@ -44,6 +46,8 @@ class PruningSession:
         settings: of the search.
         input_range: one of `amc_tf.data.INPUT_RANGES`.
         meter: times candidates; needed for a latency budget or reward, otherwise None to leave latency out.
+        table: of the meter's device, to predict latency for the bounds; without one, a model that is fitted
+            to the search's own measurements does.
 
     Attributes:
         network: the original as a function of its weights.
@@ -73,6 +77,7 @@ class PruningSession:
         settings: SearchSettings,
         input_range: str,
         meter: LatencyMeter | None = None,
+        table: LatencyTable | None = None,
     ) -> None:
         _check_backend()
         _check_reward(settings.reward, budget, meter)
@@ -82,6 +87,7 @@ class PruningSession:
         self.network = NetworkFunction(model, self.graph)
         self._input_range = input_range
         self._meter = meter
+        self._table = table
         self._check_data(model.output_shape[-1])
         self.tflite = to_tflite(self.network.bind(self.network.weights), input_shape=self.network.input_shape)
         self._timing = self._time_baseline()
@@ -156,8 +162,19 @@ class PruningSession:
         if self._meter is None:
             return None
         self.baseline_ms = self._meter.measure(self.tflite).median_ms
-        predictor = LatencyPredictor(self.graph, self.baseline_ms)
+        predictor = self._make_predictor(self.baseline_ms)
         return Timing(self._meter.with_reference(self.tflite), self.baseline_ms, predictor)
+
+    def _make_predictor(self, baseline_ms: float) -> LearningPredictor:
+        if self._table is None:
+            return LatencyPredictor(self.graph, baseline_ms)
+        return TablePredictor(
+            self.graph,
+            self._table,
+            baseline_ms,
+            round_to=self.settings.round_to,
+            min_keep_ratio=self.settings.min_keep_ratio,
+        )
 
     def _make_builder(self) -> CandidateBuilder:
         settings = self.settings
@@ -191,8 +208,8 @@ class PruningSession:
         )
 
     def _probe(self) -> None:
-        """Times uniform networks, so that the first bounds rest on more than the original."""
-        if self._timing is None or self.limit.kind != "latency":
+        """Times uniform networks, so that the first bounds rest on more than the original, or on a table."""
+        if self._timing is None or self._table is not None or self.limit.kind != "latency":
             return
         settings = self.settings
         for widths in probe_widths(
@@ -229,8 +246,34 @@ class PruningSession:
             "search_images": _digest(search.images.tobytes(), search.labels.tobytes()),
             "calibration_images": _digest(self.split.calibration.images.tobytes()),
             "input_range": self._input_range,
+            **({} if self._table is None else {"table": self._table.sha256[:16]}),
             **settings,
         }
+
+
+def starting_table(folder: RunFolder | None, table: LatencyTable | None) -> LatencyTable | None:
+    """Returns the table that a search is to steer by: the one with which it began.
+
+    A table learns while networks are timed, so that a resumed search would find another one than it began
+    with, and go another way. A folder therefore keeps a copy of the first.
+
+    Args:
+        folder: of the run, None for a search in memory.
+        table: as it is now, None to search without one.
+
+    Raises:
+        MeasurementError: if the copy is damaged.
+        RunFolderError: if it cannot be written.
+    """
+    if folder is None or (folder.has_checkpoint and table is None):
+        return table
+    if folder.has_checkpoint:
+        return LatencyTable.load(folder.table) if folder.table.exists() else None
+    if table is None:
+        folder.table.unlink(missing_ok=True)
+    else:
+        table.save(folder.table)
+    return table
 
 
 def _digest(*contents: bytes) -> str:

@@ -8,8 +8,14 @@ from typing import Any
 
 import numpy as np
 
+from amc_tf.device.convert import to_tflite
 from amc_tf.device.latency import Latency
+from amc_tf.device.operators import read_operators
+from amc_tf.device.table import LatencyTable
+from amc_tf.device.table_samples import TableSample
 from amc_tf.image_data import DataSplit, ImageData, split_data, to_input_range
+from amc_tf.network import NetworkFunction
+from amc_tf.plan import uniform_plan
 from tests.harness import randomize
 
 NUM_CLASSES = 4
@@ -62,6 +68,20 @@ def make_classifier(library: Any) -> Any:
     solution = np.linalg.lstsq(values, logits, rcond=None)[0]
     model.get_layer("classes").set_weights([solution[:-1], solution[-1]])
     return model
+
+
+def make_table(model: Any, *, ms_per_kb: float = 0.1) -> LatencyTable:
+    """Makes the table of a device on which times follow from size, as those of `ScriptedMeter` do."""
+    network = NetworkFunction(model)
+    samples = []
+    for ratio in (1.0, 0.75, 0.5, 0.25):
+        weights = network.slice(uniform_plan(network.graph, ratio, round_to=4))
+        tflite = to_tflite(network.bind(weights), input_shape=network.input_shape)
+        ms = ms_per_kb * len(tflite) / 1000
+        samples.append(
+            TableSample(f"uniform {ratio}", read_operators(tflite), ms, 0.9 * ms, 1.1 * ms, 0.1, 50)
+        )
+    return LatencyTable("scripted", {}, "by hand", tuple(samples))
 
 
 @dataclasses.dataclass(frozen=True)

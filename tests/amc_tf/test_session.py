@@ -10,14 +10,15 @@ from amc_tf.budget import Budget
 from amc_tf.controls import uniform_networks
 from amc_tf.cost import Cost
 from amc_tf.device.latency import Latency
+from amc_tf.device.table import LatencyTable, TableMeter
 from amc_tf.errors import BudgetError, DataError, ModelError, RunFolderError, SettingsError
 from amc_tf.image_data import DataSplit, ImageData
 from amc_tf.run_folder import RunFolder
 from amc_tf.score import Score
 from amc_tf.search import SearchResult
-from amc_tf.session import LATENCY_MARGIN, PruningSession
+from amc_tf.session import LATENCY_MARGIN, PruningSession, starting_table
 from amc_tf.settings import AgentSettings, SearchSettings
-from tests.trained import NUM_CLASSES, RANGE, ScriptedMeter, make_classifier, make_split
+from tests.trained import NUM_CLASSES, RANGE, ScriptedMeter, make_classifier, make_split, make_table
 
 SETTINGS = SearchSettings(
     episodes=4,
@@ -39,7 +40,7 @@ def split():
     return make_split()
 
 
-def make_session(model, split, budget, *, meter=None, input_range=RANGE, **settings):
+def make_session(model, split, budget, *, meter=None, table=None, input_range=RANGE, **settings):
     return PruningSession(
         model,
         split,
@@ -47,6 +48,7 @@ def make_session(model, split, budget, *, meter=None, input_range=RANGE, **setti
         settings=dataclasses.replace(SETTINGS, **settings),
         input_range=input_range,
         meter=meter,
+        table=table,
     )
 
 
@@ -170,6 +172,61 @@ def test_the_original_and_the_probes_are_timed_before_the_search(model, split):
     session = make_session(model, split, Budget(latency=0.5), meter=meter)
     assert len(meter.seen) == 4  # the original and three uniform networks
     assert session.baseline_ms == pytest.approx(len(session.tflite) * 1e-4)
+
+
+@pytest.fixture(scope="module")
+def table(model):
+    return make_table(model)
+
+
+def test_a_table_bounds_the_widths_without_probes(model, split, table):
+    meter = ScriptedMeter()
+    session = make_session(model, split, Budget(latency=0.6), meter=meter, table=table)
+    assert len(meter.seen) == 1  # the original alone
+    full = session.bounds.full
+    assert session.bounds.cost(full) == pytest.approx(session.baseline_ms, rel=0.05)
+    uniform = session.uniform()
+    assert uniform.feasible
+    assert session.bounds.cost(uniform.widths) == pytest.approx(uniform.latency_ms, rel=0.1)
+
+
+def test_a_search_by_table_alone_needs_no_device(model, split, table):
+    session = make_session(model, split, Budget(latency=0.6), meter=TableMeter(table), table=table)
+    result = session.search()
+    assert session.baseline_ms == table.samples[0].median_ms
+    assert result.best is not None
+    assert result.best.latency_ms <= session.limit.limit
+
+
+def test_a_search_that_began_with_a_table_is_resumed_with_one_only(model, split, table, tmp_path):
+    given = {"budget": Budget(latency=0.6), "meter": ScriptedMeter()}
+    with RunFolder(tmp_path) as folder:
+        make_session(model, split, table=table, **given).search(folder)
+    words = re.escape(f"table was '{table.sha256[:16]}' and is now None")
+    with RunFolder(tmp_path, resume=True) as folder, pytest.raises(RunFolderError, match=words):
+        make_session(model, split, **given).search(folder)
+
+
+def test_a_run_keeps_the_table_with_which_its_search_began(model, table, tmp_path):
+    learned = dataclasses.replace(table, samples=table.samples[:2])
+    with RunFolder(tmp_path) as folder:
+        assert starting_table(folder, table) is table
+        folder.save_state({})
+    with RunFolder(tmp_path, resume=True) as folder:
+        assert starting_table(folder, learned) == table
+        assert starting_table(folder, None) is None
+    with RunFolder(tmp_path, overwrite=True) as folder:
+        assert starting_table(folder, learned) is learned
+        assert LatencyTable.load(folder.table) == learned
+
+
+def test_a_search_that_began_without_a_table_goes_on_without_the_one_it_has_made(model, table, tmp_path):
+    with RunFolder(tmp_path) as folder:
+        table.save(folder.table)  # of an earlier attempt that came to nothing
+        assert starting_table(folder, None) is None
+        folder.save_state({})
+        assert starting_table(folder, table) is None
+    assert starting_table(None, table) is table
 
 
 def test_with_another_budget_nothing_is_probed(model, split):
