@@ -19,6 +19,8 @@ from amc_tf.data import DataSplit, ImageData, as_image_data, same_classes, split
 from amc_tf.device.convert import to_tflite
 from amc_tf.device.latency import LatencyMeter
 from amc_tf.device.store import CachedMeter, MeasurementStore
+from amc_tf.device.table import LatencyTable
+from amc_tf.errors import MeasurementError, RunStoppedError
 from amc_tf.finetune import EpochRecord, finetune
 from amc_tf.graph import count_cost
 from amc_tf.plan import PruningPlan
@@ -28,7 +30,7 @@ from amc_tf.report import make_report
 from amc_tf.results import NetworkResult, ResultMeasurer
 from amc_tf.run_folder import RunFolder, write_keras_model
 from amc_tf.score import Score
-from amc_tf.session import PruningSession
+from amc_tf.session import PruningSession, starting_table
 from amc_tf.settings import FinetuneSettings, SearchSettings
 
 _NUM_INT8_IMAGES = 100
@@ -59,6 +61,7 @@ def compress(  # noqa: PLR0913, the façade: each argument is a choice of the us
     *,
     budget: Budget,
     meter: LatencyMeter | None = None,
+    table: LatencyTable | None = None,
     settings: SearchSettings | None = None,
     finetuning: FinetuneSettings | None = None,
     finetune_uniform: bool = False,
@@ -78,6 +81,8 @@ def compress(  # noqa: PLR0913, the façade: each argument is a choice of the us
         validation: likewise; only the results are computed on it.
         budget: what the pruned network may cost.
         meter: times networks, for example `HostMeter()`; needed for a latency budget.
+        table: what is known about the meter's device before the search, to keep the first networks within a
+            latency budget.
         settings: of the search; the paper's numbers by default.
         finetuning: of the fine-tuning after the search; `epochs=0` leaves it out.
         finetune_uniform: fine-tune the uniform control alike, to compare with.
@@ -112,7 +117,14 @@ def compress(  # noqa: PLR0913, the façade: each argument is a choice of the us
             progress=progress or Progress(),
         )
         cached = CachedMeter(meter, store) if meter else None
-        return job.run(budget, cached, folder, finetune_uniform=finetune_uniform, labels=labels)
+        return job.run(
+            budget,
+            cached,
+            folder,
+            table=starting_table(folder, table),
+            finetune_uniform=finetune_uniform,
+            labels=labels,
+        )
 
 
 def _split(train: Any, validation: Any, settings: SearchSettings) -> DataSplit:
@@ -163,10 +175,11 @@ class _Compression:
         cached: LatencyMeter | None,
         folder: RunFolder | None,
         *,
+        table: LatencyTable | None,
         finetune_uniform: bool,
         labels: Mapping[str, Any],
     ) -> CompressionResult:
-        """Runs all stages; `cached` times candidates, a folder gets the files."""
+        """Runs all stages; `cached` times candidates, `table` steers, a folder gets the files."""
         self._stage("calibrate")
         self._session = PruningSession(
             self._model,
@@ -175,6 +188,7 @@ class _Compression:
             settings=self._settings,
             input_range=self._input_range,
             meter=cached,
+            table=table,
         )
         self._stage("search")
         uniform = self._session.uniform()
@@ -191,8 +205,10 @@ class _Compression:
             precision: self._measurer.verify(final, content, precision=precision)
             for precision, content in tflite.items()
         }
+        if folder is not None:
+            _write_networks(folder, final, plan, tflite)
         self._stage("measure")
-        results = self._measure(models, tflite["int8"])
+        results = self._measure_or_stop(models, tflite["int8"], folder)
         self._stage("report")
         summary = {
             **labels,
@@ -203,8 +219,22 @@ class _Compression:
             **self._settings_summary(),
         }
         if folder is not None:
-            _write(folder, final, plan, tflite, summary)
+            folder.write_json("summary.json", summary)
+            make_report(folder.path)
         return CompressionResult(final, plan, tflite, summary)
+
+    def _measure_or_stop(
+        self, models: Mapping[str, Any], int8: bytes, folder: RunFolder | None
+    ) -> dict[str, NetworkResult]:
+        """Measures the networks; those of a phone that has gone by now are written already."""
+        try:
+            return self._measure(models, int8)
+        except MeasurementError as error:
+            if folder is None:
+                raise
+            raise RunStoppedError(
+                f"The finished networks are in {folder.path}, but could not be timed: {error}"
+            ) from error
 
     def _measure(self, models: Mapping[str, Any], int8: bytes) -> dict[str, NetworkResult]:
         """Measures the original and the slim models, each precision beside the original in that precision."""
@@ -308,13 +338,9 @@ def _channels(session: PruningSession, score: Score, uniform: Score) -> list[dic
     ]
 
 
-def _write(
-    folder: RunFolder, model: Any, plan: PruningPlan, tflite: Mapping[str, bytes], summary: Mapping[str, Any]
-) -> None:
-    """Writes the files of a run; the summary last but for the report, so that it marks a whole run."""
+def _write_networks(folder: RunFolder, model: Any, plan: PruningPlan, tflite: Mapping[str, bytes]) -> None:
+    """Writes what was found; the summary comes later, so that it marks a whole run."""
     write_keras_model(model, folder.path / "model.keras")
     for precision, data in tflite.items():
         folder.write_bytes(f"model_{precision}.tflite", data)
     folder.write_json("plan.json", plan.to_json())
-    folder.write_json("summary.json", summary)
-    make_report(folder.path)

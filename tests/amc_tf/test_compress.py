@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import re
 import subprocess
 import sys
 
@@ -11,7 +12,16 @@ import tf_keras
 import amc_tf
 from amc_tf.compress import CompressionResult, compress
 from amc_tf.device.litert import TFLiteRunner
-from amc_tf.errors import AmcError, BudgetError, DataError, ModelError, RunFolderError
+from amc_tf.device.table import TableMeter
+from amc_tf.errors import (
+    AmcError,
+    BudgetError,
+    DataError,
+    ModelError,
+    PhoneError,
+    RunFolderError,
+    RunStoppedError,
+)
 from amc_tf.evaluate import accuracy
 from amc_tf.graph import ChannelGraph, count_cost
 from amc_tf.image_data import to_input_range
@@ -23,7 +33,7 @@ from amc_tf.search import SearchResult
 from amc_tf.session import PruningSession
 from amc_tf.settings import AgentSettings, FinetuneSettings, SearchSettings
 from tests.harness import relative_error
-from tests.trained import NUM_CLASSES, RANGE, ScriptedMeter, make_classifier, make_data
+from tests.trained import NUM_CLASSES, RANGE, ScriptedMeter, make_classifier, make_data, make_table
 
 SETTINGS = SearchSettings(
     episodes=6,
@@ -349,6 +359,42 @@ def test_data_that_cannot_be_used_leaves_an_earlier_run_alone(model, tmp_path):
     with pytest.raises(DataError):
         run(model, train="digits", out=tmp_path, overwrite=True)
     assert (tmp_path / "summary.json").exists()
+
+
+class Leaving(ScriptedMeter):
+    """Times everything up to the last stage of a run; `seen` is filled up there."""
+
+    def measure(self, tflite):
+        if len(self.seen) > 900:
+            raise PhoneError("The phone is gone.")
+        return super().measure(tflite)
+
+
+def test_a_phone_that_leaves_before_the_last_stage_costs_no_network(model, tmp_path):
+    meter, listener = Leaving(), Listener()
+    listener.stage = lambda text: meter.seen.extend([""] * 999) if text == "measure" else None
+    options = {"budget": amc_tf.Budget(latency=0.6), "out": tmp_path}
+    words = re.escape(f"The finished networks are in {tmp_path}, but could not be timed: The phone is gone.")
+    with pytest.raises(RunStoppedError, match=words):
+        run(model, meter=meter, progress=listener, **options)
+    written = {path.name for path in tmp_path.iterdir()}
+    assert {"model.keras", "model_float32.tflite", "model_int8.tflite", "plan.json"} <= written
+    assert "summary.json" not in written
+    plan = PruningPlan.load(tmp_path / "plan.json")
+    assert run(model, meter=ScriptedMeter(), resume=True, **options).plan == plan
+
+
+@pytest.mark.usefixtures("no_search")
+def test_a_run_by_table_alone_marks_every_network_that_the_table_has_not_timed(model):
+    table = make_table(model)
+    result = run(model, budget=amc_tf.Budget(latency=0.6), meter=TableMeter(table), table=table)
+    latencies = {name: result.summary[name]["latency_ms"] for name in NETWORKS[:-1]}
+    known = {sample.structure for sample in table.samples}
+    for name in ("baseline", "uniform", "pruned", "finetuned"):
+        assert latencies[name]["predicted"] == (result.summary[name]["structure"] not in known)
+    assert not latencies["baseline"]["predicted"]
+    assert latencies["int8"] is None
+    assert "float32" in result.summary["int8"]["not_timed"]
 
 
 @pytest.mark.usefixtures("no_search")
