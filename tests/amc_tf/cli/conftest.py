@@ -1,7 +1,8 @@
 """A tiny trained model and its data as files, and the command line as a function."""
 
 import dataclasses
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import keras
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from amc_tf.cli import main
+from tests.adbd import Daemon
 from tests.trained import make_classifier, make_data
 
 
@@ -55,3 +57,12 @@ def amc(
         return Outcome(code, captured.out, captured.err)
 
     return run
+
+
+@pytest.fixture
+def clean_adbd(adbd: Daemon) -> Iterator[Daemon]:
+    """The phone that all tests share, with nothing of ours on it before and after."""
+    folder = adbd.tmp / "amc-tf"
+    shutil.rmtree(folder, ignore_errors=True)
+    yield adbd
+    shutil.rmtree(folder, ignore_errors=True)

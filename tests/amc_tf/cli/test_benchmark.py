@@ -16,6 +16,7 @@ from amc_tf.cli import main, meters
 from amc_tf.device.benchmark_profile import OperatorTime
 from amc_tf.device.convert import to_tflite
 from amc_tf.device.store import MeasurementStore
+from tests.stand_in_tool import write_stand_in
 from tests.trained import ScriptedMeter, make_classifier
 
 ROOT = Path(__file__).parents[3]
@@ -207,6 +208,35 @@ def test_a_profile_is_printed_by_operator_and_by_kind_and_can_be_read_back(bench
     ]
     assert history(benchmark)[0]["profile"] == [dataclasses.asdict(operator) for operator in PROFILE]
     assert benchmark("--history").out.splitlines()[1].split()[-3:] == ["1.2", "%", "yes"]
+
+
+def test_a_real_daemon_times_and_profiles_any_file_name(benchmark, network, clean_adbd, tmp_path):
+    name = '-it\'s; $(touch evil) "net".tflite'
+    (tmp_path / name).write_bytes(network)
+    tool = write_stand_in(tmp_path / "benchmark model", us_per_kb=50.0)
+    words = [
+        "-s",
+        clean_adbd.serial,
+        "--benchmark-binary",
+        tool,
+        "--runs=5",
+        "--profile",
+        "--json",
+        "--",
+        name,
+    ]
+    result = json.loads(benchmark(*words).out)
+    assert result["latency_ms"]["median"] == pytest.approx(0.05 * len(network) / 1024, rel=0.2)
+    assert result["binary_sha256"] == hashlib.sha256(tool.read_bytes()).hexdigest()
+    assert result["device"]["serial"] == clean_adbd.serial
+    assert sum(operator["share"] for operator in result["profile"]) == pytest.approx(1.0, abs=0.01)
+    total_ms = sum(operator["mean_ms"] * operator["times_called"] for operator in result["profile"])
+    assert total_ms == pytest.approx(result["latency_ms"]["median"], rel=0.2)
+    (stored,) = history(benchmark)
+    assert (stored["network"], stored["profile"]) == (name, result["profile"])
+    left = [path.name for path in clean_adbd.tmp.rglob("*") if path.is_file()]
+    assert left == [f"benchmark_model-{result['binary_sha256']}"]
+    assert not list(tmp_path.glob("evil"))
 
 
 def test_the_command_starts_in_less_than_half_a_second_and_loads_nothing_it_does_not_need():

@@ -16,6 +16,7 @@ from amc_tf.device.operators import read_operators
 from amc_tf.device.store import MeasurementStore
 from amc_tf.device.table import LatencyTable, TableMeter
 from amc_tf.errors import MeasurementError, PhoneError
+from tests.stand_in_tool import write_stand_in
 from tests.trained import ScriptedMeter
 
 ROOT = Path(__file__).parents[3]
@@ -203,6 +204,20 @@ def test_a_bundle_that_is_refused_leaves_nothing(amc, tmp_path):
     assert f"The bundle {tmp_path / 'b.zip'} is damaged or no ZIP file" in outcome.err
     assert "must end in .json" in amc("bundle", "measure", "b.zip", "--out", tmp_path / "p.txt").err
     assert [path.name for path in tmp_path.iterdir()] == ["b.zip"]
+
+
+def test_a_real_daemon_measures_a_bundle(amc, bundle, clean_adbd, tmp_path):
+    tool = write_stand_in(tmp_path / "benchmark_model", us_per_kb=50.0)
+    phone = ["-s", clean_adbd.serial, "--benchmark-binary", tool]
+    result = json.loads(amc("bundle", "measure", bundle, "--out", tmp_path / "p.json", *phone, "--json").out)
+    read = Bundle(bundle)
+    sizes = [len(read.read(network)) for network in read.manifest.networks]
+    medians = [entry["latency_ms"]["median"] for entry in result["networks"]]
+    assert medians == pytest.approx([0.05 * size / 1024 for size in sizes], rel=0.2)
+    meter = TableMeter(LatencyTable.load(tmp_path / "p.json"))
+    last = meter.measure(read.read(read.manifest.networks[-1]))
+    assert not last.predicted
+    assert last.median_ms == pytest.approx(result["networks"][-1]["ratio"] * medians[0])
 
 
 def test_this_machine_can_measure_too_and_loads_no_tensorflow(bundle, tmp_path):
