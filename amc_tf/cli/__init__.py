@@ -22,11 +22,13 @@ from amc_tf.cli import (
     console,
     convert,
     demo,
+    devices,
     finetune,
     inspect,
     prune,
     report,
     search,
+    table,
 )
 from amc_tf.errors import AmcError, RunStoppedError
 
@@ -38,7 +40,9 @@ _VERBS = {
     "prune": prune,
     "finetune": finetune,
     "convert": convert,
+    "devices": devices,
     "benchmark": benchmark,
+    "table": table,
     "bundle": bundle,
     "report": report,
 }

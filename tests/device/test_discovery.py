@@ -6,8 +6,8 @@ import pytest
 
 from amc_tf.device import discovery
 from amc_tf.device.adb_direct import AdbTcp, AdbUsb
-from amc_tf.device.adb_usb import usb_sentence
 from amc_tf.device.adb_server import AdbServer, KnownPhone
+from amc_tf.device.adb_usb import usb_sentence
 from amc_tf.device.discovery import ListedPhone, failed_phone, find_phone, is_address, list_phones
 from amc_tf.errors import MeasurementError, PhoneError, PhoneTimeoutError, SettingsError
 from tests.adbd import Daemon, ServerProcess
