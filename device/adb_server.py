@@ -126,9 +126,7 @@ class AdbServer:
         self._opened()
         with self._service("sync:", f"take {path}", timeout_s) as stream:
             stream.write_sync(b"SEND", f"{path},{_FILE_MODE}".encode())
-            with contextlib.suppress(
-                BrokenPipeError, ConnectionResetError
-            ):  # what it said first is read below
+            with contextlib.suppress(ConnectionError):  # what it said before it closed is read below
                 for start in range(0, len(content), _CHUNK_SIZE):
                     if stream.has_answer():
                         break
