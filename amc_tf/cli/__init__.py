@@ -28,7 +28,6 @@ from amc_tf.cli import (
     prune,
     report,
     search,
-    table,
 )
 from amc_tf.errors import AmcError, RunStoppedError
 
@@ -42,7 +41,6 @@ _VERBS = {
     "convert": convert,
     "devices": devices,
     "benchmark": benchmark,
-    "table": table,
     "bundle": bundle,
     "report": report,
 }
