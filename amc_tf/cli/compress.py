@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
         from amc_tf.compress import compress
         from amc_tf.model_file import load_model
 
-        with meters.open_meter(args) as (meter, _):
+        with meters.open_meter(args) as (meter, table):
             model = load_model(args.model)
             train, validation = options.load_images(model, args)
             result = compress(
@@ -47,6 +47,7 @@ def run(args: argparse.Namespace) -> int:
                 validation,
                 budget=budget,
                 meter=meter,
+                table=table,
                 settings=settings,
                 finetuning=finetuning,
                 finetune_uniform=args.finetune_uniform,

@@ -10,15 +10,18 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
 from amc_tf.device.litert import capture_stderr
 from amc_tf.errors import ModelError, RunFolderError
 from amc_tf.progress import Progress
+
+if TYPE_CHECKING:
+    from amc_tf.device.phone_state import CoolDown
 
 _LOG_EVERY = 10
 
@@ -92,6 +95,41 @@ def make_progress(*, quiet: bool) -> Progress:
     if quiet:
         return Progress()
     return TerminalProgress() if sys.stderr.isatty() else LineProgress()
+
+
+def make_cool_down(*, quiet: bool) -> Callable[[CoolDown], None] | None:
+    """Returns what shows the wait for a phone that is too hot: a bar on a terminal, else a line."""
+    if quiet:
+        return None
+    return CoolDownBar() if sys.stderr.isatty() else _say_cool_down
+
+
+class CoolDownBar:
+    """A bar that fills up to the longest wait, with the temperature of the battery."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+
+    def __call__(self, wait: CoolDown) -> None:
+        """Moves the bar; the last call of a wait takes it away."""
+        if self._bar is None:
+            self._bar = tqdm(desc="the phone cools down", total=round(wait.limit_s), unit="s", leave=False)
+        self._bar.set_postfix_str(_battery(wait), refresh=False)
+        self._bar.update(round(wait.seconds_waited) - self._bar.n)
+        if wait.is_over:
+            self._bar.close()
+            self._bar = None
+
+
+def _say_cool_down(wait: CoolDown) -> None:
+    if wait.is_over:
+        say(f"The wait took {wait.seconds_waited:.0f} s{_battery(wait)}.")
+    elif wait.seconds_waited == 0:
+        say(f"The phone is too hot{_battery(wait)}; it gets up to {wait.limit_s:.0f} s to cool down.")
+
+
+def _battery(wait: CoolDown) -> str:
+    return "" if wait.battery_c is None else f", battery {wait.battery_c:.1f} °C"
 
 
 class LineProgress(Progress):

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from amc_tf.cli import options
+from amc_tf.cli import console, options
 
 if TYPE_CHECKING:
     from amc_tf.device.benchmark_run import RunSettings
@@ -114,13 +114,26 @@ def open_meter(args: argparse.Namespace) -> Iterator[tuple[LatencyMeter | None, 
     kind = meter_kind(args)
     if kind == "phone":
         with open_phones(args) as meter:
-            yield meter, None
+            yield _learning(meter, args.table) if args.table else (meter, None)
+    elif kind == "table":
+        from amc_tf.device.table import LatencyTable, TableMeter
+
+        table = LatencyTable.load(args.meter.removeprefix(_TABLE))
+        yield TableMeter(table), table
     elif kind == "host":
         from amc_tf.device.host_meter import HostMeter
 
         yield HostMeter(num_threads=args.threads), None
     else:
         yield None, None
+
+
+def _learning(meter: LatencyMeter, path: str) -> tuple[LatencyMeter, LatencyTable | None]:
+    """Returns a meter that teaches a table, and the table as it is, None if it knows nothing yet."""
+    from amc_tf.device.table_learning import LearningMeter
+
+    learning = LearningMeter(meter, path)
+    return learning, learning.table if learning.table.samples else None
 
 
 @contextlib.contextmanager
@@ -145,10 +158,12 @@ def open_phones(args: argparse.Namespace, *, num_runs: int | None = None) -> Ite
     settings = RunSettings(num_threads=args.threads, delegate=args.delegate, fp16=args.fp16)
     if num_runs is not None:
         settings = dataclasses.replace(settings, num_runs=num_runs)
-    serials = list(dict.fromkeys(args.serial or [None]))
     with contextlib.ExitStack() as stack:
-        meters = [_open_phone(stack, serial, args, settings) for serial in serials]
-        yield meters[0] if len(meters) == 1 else PhonePool(meters)
+        meters = [_open_phone(stack, serial, args, settings) for serial in args.serial or [None]]
+        if len(meters) == 1:
+            yield meters[0]
+        else:
+            yield stack.enter_context(contextlib.closing(PhonePool(meters)))
 
 
 def _open_phone(
@@ -161,10 +176,9 @@ def _open_phone(
 
     phone = stack.enter_context(find_phone(serial, transport=args.transport))
     binary = Path(args.benchmark_binary) if args.benchmark_binary else None
-    workbench = stack.enter_context(Workbench(phone, find_tool(phone.info().abi, binary=binary)))
-    meter = PhoneMeter(workbench, settings)
-    stack.callback(meter.close)
-    return meter
+    workbench = Workbench(phone, find_tool(phone.info().abi, binary=binary))
+    meter = PhoneMeter(workbench, settings, on_cool_down=console.make_cool_down(quiet=args.quiet))
+    return stack.enter_context(contextlib.closing(meter))
 
 
 def _meter(text: str) -> str:

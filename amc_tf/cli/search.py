@@ -46,11 +46,11 @@ def _search(args: argparse.Namespace) -> tuple[Score, Score, str]:
     from amc_tf.device.store import CachedMeter, MeasurementStore
     from amc_tf.model_file import load_model
     from amc_tf.run_folder import RunFolder
-    from amc_tf.session import PruningSession
+    from amc_tf.session import PruningSession, starting_table
 
     progress = console.make_progress(quiet=args.quiet)
     with contextlib.ExitStack() as stack:
-        meter, _ = stack.enter_context(meters.open_meter(args))
+        meter, table = stack.enter_context(meters.open_meter(args))
         model = load_model(args.model)
         train, validation = options.load_images(model, args)
         folder = stack.enter_context(RunFolder(args.out, resume=args.resume, overwrite=args.overwrite))
@@ -70,6 +70,7 @@ def _search(args: argparse.Namespace) -> tuple[Score, Score, str]:
             settings=settings,
             input_range=args.input_range,
             meter=CachedMeter(meter, store) if meter else None,
+            table=starting_table(folder, table),
         )
         progress.stage("search")
         uniform = session.uniform()

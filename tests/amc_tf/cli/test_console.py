@@ -1,6 +1,7 @@
 import pytest
 
 from amc_tf.cli import console
+from amc_tf.device.phone_state import CoolDown
 
 GOOD = {
     "episode": 9,
@@ -33,3 +34,35 @@ def test_a_bar_moves_with_every_episode(capsys, record):
     error = capsys.readouterr().err
     assert f"{record['episode'] + 1}/40" in error
     assert ("episode 4 was dropped: The phone is gone." in error) == (record is DROPPED)
+
+
+WAITS = (
+    CoolDown(0.0, 600.0, 42.3, 1),
+    CoolDown(5.0, 600.0, 41.0, 0),
+    CoolDown(10.2, 600.0, 38.9, 0, is_over=True),
+)
+
+
+def test_the_wait_for_a_hot_phone_is_told_at_its_begin_and_its_end(capsys):
+    show = console.make_cool_down(quiet=False)
+    for wait in WAITS:
+        show(wait)
+    show(CoolDown(0.0, 600.0, None, 2))
+    assert capsys.readouterr().err.splitlines() == [
+        "The phone is too hot, battery 42.3 °C; it gets up to 600 s to cool down.",
+        "The wait took 10 s, battery 38.9 °C.",
+        "The phone is too hot; it gets up to 600 s to cool down.",
+    ]
+
+
+def test_on_a_terminal_the_wait_for_a_hot_phone_is_a_bar(capsys):
+    show = console.CoolDownBar()
+    for wait in (*WAITS, *WAITS):
+        show(wait)
+    error = capsys.readouterr().err
+    assert "the phone cools down" in error
+    assert "0/600" in error
+
+
+def test_quiet_means_no_word_of_a_hot_phone():
+    assert console.make_cool_down(quiet=True) is None

@@ -1,9 +1,21 @@
 import argparse
+import json
 
+import keras
 import pytest
 
 from amc_tf.cli import main, make_parser, meters
+from amc_tf.device import benchmark_tool, discovery
 from amc_tf.device.host_meter import HostMeter
+from amc_tf.device.phone import Phone
+from amc_tf.device.phone_meter import PhoneMeter
+from amc_tf.device.phone_pool import PhonePool
+from amc_tf.device.table import LatencyTable, TableMeter
+from amc_tf.device.table_learning import LearningMeter, measured_with
+from amc_tf.errors import MeasurementError, PhoneError, SettingsError
+from tests.fake_bench import TOOL
+from tests.fake_phone import FakePhoneTransport
+from tests.trained import make_classifier, make_table
 
 SEARCH = ["search", "tiny.keras", "--data=data.npz", "--budget=macs=0.5", "--out=x"]
 
@@ -55,3 +67,107 @@ def test_this_machine_is_opened_with_its_threads():
 def test_without_a_meter_nothing_is_opened():
     with meters.open_meter(parse("--meter=none")) as opened:
         assert opened == (None, None)
+
+
+@pytest.fixture(scope="module")
+def table():
+    return make_table(make_classifier(keras))
+
+
+def test_a_table_is_the_meter_and_bounds_the_search(table, tmp_path):
+    path = tmp_path / "my phone.json"
+    table.save(path)
+    with meters.open_meter(parse(f"--meter=table:{path}")) as (meter, found):
+        assert isinstance(meter, TableMeter)
+        assert (meter.name, found) == ("table:scripted", table)
+
+
+def test_a_table_that_is_not_there_is_named(tmp_path):
+    words = f"{tmp_path}/no.json"
+    with pytest.raises(MeasurementError, match=words), meters.open_meter(parse(f"--meter=table:{words}")):
+        pytest.fail("nothing is there to be opened")
+
+
+class Shelf:
+    """The phones that can be found; `asked` takes down by what they were looked for."""
+
+    def __init__(self):
+        self.phones = {serial: FakePhoneTransport(serial) for serial in ("A", "B")}
+        self.asked = []
+
+    def find_phone(self, serial, *, transport):
+        self.asked.append((serial, transport))
+        if serial == "C":
+            raise PhoneError("There is no phone C.")
+        return Phone(self.phones[serial or "A"])
+
+    def find_tool(self, abi, *, binary):
+        self.asked.append((abi, binary and str(binary)))
+        return TOOL
+
+    def is_anything_open(self):
+        return any(phone._is_open for phone in self.phones.values())
+
+
+@pytest.fixture
+def shelf(monkeypatch):
+    shelf = Shelf()
+    monkeypatch.setattr(discovery, "find_phone", shelf.find_phone)
+    monkeypatch.setattr(benchmark_tool, "find_tool", shelf.find_tool)
+    return shelf
+
+
+def test_the_phone_that_was_named_is_opened_with_what_was_asked_and_closed_again(shelf):
+    words = "-s B --transport=tcp --benchmark-binary=my_tool --threads=4 --delegate=gpu --fp16"
+    with meters.open_meter(parse(*words.split())) as (meter, table):
+        assert isinstance(meter, PhoneMeter)
+        assert (meter.name, table) == ("Google Pixel 8:gpu-fp16:4-thread", None)
+        settings = json.loads(meter.fingerprint())["settings"]
+        assert (settings["num_threads"], settings["delegate"], settings["fp16"]) == (4, "gpu", True)
+        assert shelf.is_anything_open()
+    assert shelf.asked == [("B", "tcp"), ("arm64-v8a", "my_tool")]
+    assert not shelf.is_anything_open()
+
+
+def test_several_phones_are_one_meter(shelf):
+    with meters.open_meter(parse("-s", "A", "-s", "B")) as (meter, _):
+        assert isinstance(meter, PhonePool)
+        assert meter.name == "2 x Google Pixel 8:cpu:1-thread"
+    assert not shelf.is_anything_open()
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [("-s A -s C", PhoneError), ("-s A -s A", SettingsError), ("-s A --threads=0", SettingsError)],
+)
+def test_phones_that_cannot_be_used_together_leave_none_open(shelf, words, error):
+    with pytest.raises(error), meters.open_meter(parse(*words.split())):
+        pytest.fail("nothing is there to be opened")
+    assert not shelf.is_anything_open()
+
+
+def test_an_error_while_a_phone_is_in_use_closes_it(shelf):
+    with pytest.raises(KeyboardInterrupt), meters.open_meter(parse("--meter=phone")):
+        raise KeyboardInterrupt
+    assert shelf.asked[0] == (None, "auto")
+    assert not shelf.is_anything_open()
+
+
+def test_a_phone_teaches_the_table_that_steers_the_search(shelf, table, tmp_path):
+    path = tmp_path / "phone.json"
+    with meters.open_meter(parse("--meter=phone", f"--table={path}")) as (meter, found):
+        assert isinstance(meter, LearningMeter)
+        assert found is None  # there is no table yet that could steer
+        known = LatencyTable("Pixel 8", measured_with(meter), "by hand", table.samples)
+    known.save(path)
+    with meters.open_meter(parse("--meter=phone", f"--table={path}")) as (_, found):
+        assert found == known
+
+
+def test_a_phone_does_not_teach_the_table_of_another_device(shelf, table, tmp_path):
+    path = tmp_path / "phone.json"
+    table.save(path)
+    words = parse("--meter=phone", f"--table={path}")
+    with pytest.raises(MeasurementError, match="of another device"), meters.open_meter(words):
+        pytest.fail("the table is of another device")
+    assert not shelf.is_anything_open()
