@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from amc_tf.device.transport import ShellResult
 from amc_tf.errors import MeasurementError, PhoneError
 
-Tool = Callable[[list[str], Mapping[str, bytes]], ShellResult]
 Handler = Callable[[re.Match[str]], ShellResult | str]
 
 
@@ -96,8 +94,7 @@ class ScriptedTransport:
 class FakePhoneTransport:
     """A phone in memory; every shell command is answered by the first handler whose pattern is found in it.
 
-    A command whose first word is a file that was pushed runs `tool`. Tests add handlers with `on`; the newest
-    is asked first. `drop_out` makes the phone go away.
+    Tests add handlers with `on`; the newest is asked first. `drop_out` makes the phone go away.
 
     Attributes:
         files: Contents by path.
@@ -110,10 +107,9 @@ class FakePhoneTransport:
         connects: How often it was connected.
     """
 
-    def __init__(self, serial: str = "A1", *, tool: Tool | None = None) -> None:
+    def __init__(self, serial: str = "A1") -> None:
         self.serial = serial
         self.name = f"{serial} in memory"
-        self.tool = tool
         self.files: dict[str, bytes] = {}
         self.properties = {
             "ro.product.manufacturer": "Google",
@@ -137,10 +133,9 @@ class FakePhoneTransport:
         self._handlers: list[tuple[re.Pattern[str], Handler]] = []
         self.on(r"getprop", lambda _: self._info())
         self.on(r"dumpsys battery", lambda _: self._conditions())
-        self.on(r"^rm (?:-\w+ )*(.+)$", self._remove)
 
     def on(self, pattern: str, handler: Handler) -> None:
-        """Answers commands in which the pattern is found; a string stands for output with exit code 0."""
+        """Answers commands in which the pattern is found; a handler may raise, too."""
         self._handlers.insert(0, (re.compile(pattern), handler))
 
     def drop_out(self, *, refused_connects: int = 0) -> None:
@@ -189,9 +184,6 @@ class FakePhoneTransport:
             match = pattern.search(command)
             if match:
                 return handler(match)
-        words = shlex.split(command)
-        if self.tool is not None and words and words[0] in self.files:
-            return self.tool(words, self.files)
         return ShellResult("", f"sh: {command}: inaccessible or not found\n", 127)
 
     def _info(self) -> str:
@@ -209,9 +201,3 @@ class FakePhoneTransport:
             f"--- amc-tf thermal\n{thermal}\n"
             f"--- amc-tf screen\n  mWakefulness={self.wakefulness}\n"
         )
-
-    def _remove(self, match: re.Match[str]) -> str:
-        for word in shlex.split(match[1]):
-            for path in [path for path in self.files if path == word or path.startswith(f"{word}/")]:
-                del self.files[path]
-        return ""

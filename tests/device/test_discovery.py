@@ -1,6 +1,7 @@
 """Which phones are listed, which one is meant, and which way is taken to it."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -257,3 +258,17 @@ def check_loopback_phone(phone: discovery.Phone) -> None:
     assert int(info.big_core_mask, 16) > 0
     assert (conditions.battery_c, conditions.battery_percent, conditions.thermal_status) == (28.5, 88, 0)
     assert (conditions.charging, conditions.screen_on) == (True, None)
+
+
+def test_a_real_phone_that_does_not_know_this_computer_is_unauthorized(
+    start_adbd: Callable[..., Daemon], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    daemon = start_adbd("--auth")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    phone = find_phone(daemon.serial, transport="tcp", connect_timeout_s=1.0)
+    with pytest.raises(PhoneError) as caught:
+        phone.connect()
+    monkeypatch.undo()  # the daemon's control has its files at home
+    failed = failed_phone(ListedPhone(daemon.serial, "ready", "tcp"), caught.value)
+    assert failed.state == "unauthorized"
+    assert "Allow USB debugging?" in failed.advice

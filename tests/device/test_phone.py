@@ -2,9 +2,9 @@
 
 import pytest
 
-from amc_tf.device.phone import Core, Phone
+from amc_tf.device.phone import Conditions, Core, Phone
 from amc_tf.device.transport import ShellResult
-from amc_tf.errors import MeasurementError, PhoneError
+from amc_tf.errors import MeasurementError, PhoneError, PhoneTimeoutError
 from tests.fake_phone import Call, FakePhoneTransport, ScriptedTransport
 
 
@@ -79,3 +79,26 @@ def test_what_does_not_answer_like_android_is_an_error() -> None:
     transport.on("getprop", lambda _: "sh: getprop: not found\n")
     with pytest.raises(MeasurementError, match="must run Android, but answers: sh: getprop: not found"):
         Phone(transport).info()
+
+
+def test_conditions_are_asked_anew_each_time() -> None:
+    transport = FakePhoneTransport()
+    phone = Phone(transport)
+    assert phone.conditions() == Conditions(28.5, 88, 0, True, True)
+    transport.battery_tenths_c, transport.thermal_status, transport.wakefulness = 401, None, "Asleep"
+    assert phone.conditions() == Conditions(40.1, 88, None, False, True)
+    assert len(transport.commands) == 2
+
+
+def test_what_dropped_out_while_it_was_asked_can_be_asked_again() -> None:
+    transport = FakePhoneTransport()
+    phone = Phone(transport)
+
+    def drop_out(_: object) -> str:
+        raise PhoneTimeoutError("The phone A1 did not end a command within 30 s.")
+
+    transport.on("reboot", drop_out)
+    with pytest.raises(PhoneTimeoutError, match="within 30 s"):
+        phone.shell("reboot")
+    assert phone.shell("uptime").exit_code == 127
+    assert transport.connects == 2
