@@ -20,7 +20,7 @@ class Progress:
         """An episode of the search has ended.
 
         Args:
-            record: its line of `episodes.jsonl`.
+            record: its line of `episodes.jsonl`; of one that was dropped a "reason", and None for the rest.
             total: episodes of the whole search.
         """
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,7 +106,7 @@ def with_measured(summary: Mapping[str, Any], table: LatencyTable) -> tuple[dict
             base = known.get((summary.get(reference or key) or {}).get("structure"))
             updated[key] = {**result, "latency_ms": _measured(sample, base, latency, table.name)}
             names.append(name)
-        elif latency is not None and _device(summary, latency) != table.name:
+        elif latency is not None and _device(summary, latency) != _one_device(table.name):
             others.append(name)
     if names and others:
         raise MeasurementError(
@@ -133,7 +134,12 @@ def _measured(
 def _device(summary: Mapping[str, Any], latency: Mapping[str, Any]) -> str:
     """Returns the name of what a latency was timed on or predicted for."""
     known = (latency.get("conditions") or {}).get("table") or (summary.get("meter") or {}).get("name")
-    return str(known).removeprefix("table:")
+    return _one_device(str(known).removeprefix("table:"))
+
+
+def _one_device(name: str) -> str:
+    """Returns the name of a meter over several phones of one model as that of one of them."""
+    return re.sub(r"^\d+ x ", "", name)
 
 
 def is_number(value: Any) -> TypeGuard[float]:

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from amc_tf.cli import console, meters, options
-from amc_tf.cli.text import result_table
+from amc_tf.cli.text import has_predictions, result_table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -64,5 +64,10 @@ def run(args: argparse.Namespace) -> int:
     print(result_table(result.summary))
     if result.summary["plan_found_by"] == "uniform":
         print("\nThe uniform plan was the best: the search found none that is better on its images.")
+    if has_predictions(result.summary):
+        print(
+            "\nPredicted latencies were not timed. To time them where a phone is: amc-tf bundle make, "
+            "amc-tf bundle measure, then amc-tf report --table."
+        )
     print(f"\nReport: {Path(args.out) / 'report.html'}")
     return 0

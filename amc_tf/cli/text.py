@@ -6,7 +6,7 @@ from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 from amc_tf.latency_facts import is_predicted, percent_of
-from amc_tf.run_record import NETWORKS
+from amc_tf.run_record import NETWORKS, latency_of
 
 _HEADER = ("", "top-1", "top-5", "MACs", "params", "file", "latency (p5–p95)", "noise", "speed-up")
 _NUM_LATENCY_COLUMNS = 3
@@ -20,6 +20,11 @@ def result_table(summary: Mapping[str, Any]) -> str:
         if key in summary:
             rows.append(_row(name, summary[key], summary[reference or key])[: len(rows[0])])
     return align(rows)
+
+
+def has_predictions(summary: Mapping[str, Any]) -> bool:
+    """Tells whether a latency of a summary was predicted instead of timed."""
+    return any(is_predicted(latency_of(summary, key)) for key, *_ in NETWORKS)
 
 
 def align(rows: Sequence[Sequence[str]], *, left: Container[int] = (0,)) -> str:

@@ -423,4 +423,4 @@ def test_latencies_of_two_devices_do_not_stand_side_by_side(tmp_path):
     ):
         use_measured(tmp_path, make_table("Pixel 2", pruned=1.4))
     assert (tmp_path / "summary.json").read_text() == before
-    assert use_measured(tmp_path, make_table("Pixel 1", pruned=1.4)) == ("Found plan, fine-tuned",)
+    assert use_measured(tmp_path, make_table("2 x Pixel 1", pruned=1.4)) == ("Found plan, fine-tuned",)

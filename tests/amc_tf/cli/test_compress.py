@@ -9,6 +9,7 @@ from amc_tf.device.table import LatencyTable
 from amc_tf.device.table_samples import TableSample
 from amc_tf.plan import PruningPlan
 from amc_tf.run_folder import RUN_FILES
+from tests.trained import make_classifier, make_table
 
 SEARCH = (
     "--data=data.npz --budget=macs=0.5 --meter=none --episodes=8 --warmup-episodes=4 --round-to=4 "
@@ -49,6 +50,17 @@ def test_a_report_takes_measured_latencies_from_a_table(amc, runs, tmp_path):
     summary = json.loads((runs / "x" / "summary.json").read_text())
     assert summary["finetuned"]["latency_ms"]["median"] == 1.5
     assert json.loads(amc(*words, "--json").out)["measured"] == []
+
+
+def test_a_run_by_table_alone_says_that_its_latencies_are_predicted(amc, tmp_path):
+    make_table(make_classifier(keras)).save(tmp_path / "phone.json")
+    timed = [f"--meter=table:{tmp_path / 'phone.json'}", "--budget=latency=0.7", "--finetune-epochs=0"]
+    outcome = amc(*COMPRESS, *timed, "--out", tmp_path / "x", "--quiet")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert " predicted " in outcome.out
+    assert "Predicted latencies were not timed. To time them where a phone is: amc-tf bundle" in outcome.out
+    found = amc("search", "tiny.keras", *SEARCH, *timed[:2], "--out", tmp_path / "y", "--quiet")
+    assert "predicted latency" in found.out.splitlines()[0]
 
 
 def test_a_report_with_a_table_that_is_none_is_refused(amc, runs, tmp_path):
