@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import hashlib
 import os
@@ -11,18 +10,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from amc_tf.cli import console, meters, options
+from amc_tf.cli import console, meters
 from amc_tf.cli.text import align, percent
 from amc_tf.cli.text import latency as latency_text
 from amc_tf.errors import MeasurementError, RunFolderError
 
 if TYPE_CHECKING:
     from amc_tf.device.benchmark_profile import OperatorTime
-    from amc_tf.device.latency import Latency, LatencyMeter
+    from amc_tf.device.latency import Latency
     from amc_tf.device.phone_meter import PhoneMeter
     from amc_tf.device.store import Measurement
 
-_HOST_RUNS = 200
 _HISTORY = 20
 
 
@@ -31,12 +29,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(needs_keras=False)
     parser.add_argument("tflite", metavar="FILE", nargs="?", help="a .tflite file")
     parser.add_argument("--reference", metavar="FILE", help="a .tflite file to compare with, timed in turns")
-    add_device(parser)
+    meters.add_device(parser)
     parser.add_argument(
         "--runs",
         type=int,
         metavar="N",
-        help=f"fewest timed runs, on a phone of each process (default: {_HOST_RUNS}, on a phone 50)",
+        help=f"fewest timed runs, on a phone of each process (default: {meters.HOST_RUNS}, on a phone 50)",
     )
     parser.add_argument(
         "--profile", action="store_true", help="time each operator too, in a run of its own on the phone"
@@ -48,40 +46,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--limit", type=int, default=_HISTORY, metavar="N", help="longest history (default: %(default)s)"
     )
-
-
-def add_device(parser: argparse.ArgumentParser) -> None:
-    """Adds a phone or this machine, for commands that do nothing but time."""
-    parser.set_defaults(table=None)
-    parser.add_argument(
-        "--meter",
-        choices=("phone", "host"),
-        help="what times networks, a phone or this machine (default: phone where -s is given, else host)",
-    )
-    options.add_threads(parser)
-    meters.add_phone(parser)
-
-
-@contextlib.contextmanager
-def open_device(args: argparse.Namespace, *, num_runs: int | None = None) -> Iterator[LatencyMeter]:
-    """Opens what the options of `add_device` chose, and closes it again.
-
-    Args:
-        args: Values of these options.
-        num_runs: Fewest timed runs, on a phone of each process; None for what is usual there.
-
-    Raises:
-        SettingsError: A value is outside its range.
-        PhoneError: There is no phone, there are several and none was chosen, or it cannot be reached.
-        MeasurementError: There is no tool for the phone.
-    """
-    if meters.meter_kind(args) == "host":
-        from amc_tf.device.host_meter import HostMeter
-
-        yield HostMeter(num_threads=args.threads, num_runs=_HOST_RUNS if num_runs is None else num_runs)
-    else:
-        with meters.open_phones(args, num_runs=num_runs) as meter:
-            yield meter
 
 
 def latency_record(latency: Latency) -> dict[str, float]:
@@ -120,7 +84,7 @@ def _measure(args: argparse.Namespace) -> Measurement:
     reference = _read(args.reference) if args.reference else None
     from amc_tf.device.store import Measurement, MeasurementStore, utc_now
 
-    with MeasurementStore(_store_file(args)) as store, open_device(args, num_runs=args.runs) as meter:
+    with MeasurementStore(_store_file(args)) as store, meters.open_device(args, num_runs=args.runs) as meter:
         # First the profile, which the tool may not be able to take.
         profile = cast("PhoneMeter", meter).profile(network) if args.profile else ()
         beside = meter.with_reference(reference) if reference else meter

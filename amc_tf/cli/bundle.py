@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from amc_tf.cli import benchmark, console, options
+from amc_tf.cli import benchmark, console, meters, options
 from amc_tf.cli.text import align, percent
 from amc_tf.cli.text import latency as latency_text
 from amc_tf.errors import MeasurementError, ModelError, PhoneError, RunStoppedError
@@ -116,7 +116,7 @@ class _Timing:
 def _add_measure(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(needs_keras=False)
     parser.add_argument("bundle", metavar="BUNDLE", help="the .zip file that `bundle make` wrote")
-    benchmark.add_device(parser)
+    meters.add_device(parser)
     parser.add_argument(
         "--out",
         metavar="FILE",
@@ -160,7 +160,7 @@ def _time_networks(
     from amc_tf.device.table_learning import LearningMeter
 
     with (
-        benchmark.open_device(args) as meter,
+        meters.open_device(args) as meter,
         MeasurementStore(path.with_suffix(".sqlite")) as store,
     ):
         alone = LearningMeter(CachedMeter(meter, store), path)

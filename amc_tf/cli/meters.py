@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from amc_tf.device.table import LatencyTable
 
 _METERS = "host, phone, table:FILE or none"
+HOST_RUNS = 200
 TRANSPORTS = ("auto", "server", "tcp", "usb")
 DELEGATES = ("cpu", "gpu", "nnapi")
 _TABLE = "table:"
@@ -44,6 +45,18 @@ def add_meter(parser: argparse.ArgumentParser) -> None:
         "--table",
         metavar="FILE",
         help="latency table of the phone: it steers a search, and learns from what the phone measures",
+    )
+    options.add_threads(parser)
+    add_phone(parser)
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """Adds a phone or this machine, for commands that do nothing but time."""
+    parser.set_defaults(table=None)
+    parser.add_argument(
+        "--meter",
+        choices=("phone", "host"),
+        help="what times networks, a phone or this machine (default: phone where -s is given, else host)",
     )
     options.add_threads(parser)
     add_phone(parser)
@@ -126,6 +139,29 @@ def open_meter(args: argparse.Namespace) -> Iterator[tuple[LatencyMeter | None, 
         yield HostMeter(num_threads=args.threads), None
     else:
         yield None, None
+
+
+@contextlib.contextmanager
+def open_device(args: argparse.Namespace, *, num_runs: int | None = None) -> Iterator[LatencyMeter]:
+    """Opens what the options of `add_device` chose, and closes it again; the phone is left as it was.
+
+    Args:
+        args: Values of these options.
+        num_runs: Fewest timed runs, on a phone of each process; None for what is usual there.
+
+    Raises:
+        SystemExit: With 2 where an option was given that the meter does not heed.
+        SettingsError: A value is outside its range.
+        PhoneError: There is no phone, there are several and none was chosen, or it cannot be reached.
+        MeasurementError: There is no tool for the phone.
+    """
+    if meter_kind(args) == "phone":
+        with open_phones(args, num_runs=num_runs) as meter:
+            yield meter
+    else:
+        from amc_tf.device.host_meter import HostMeter
+
+        yield HostMeter(num_threads=args.threads, num_runs=HOST_RUNS if num_runs is None else num_runs)
 
 
 def _learning(meter: LatencyMeter, path: str) -> tuple[LatencyMeter, LatencyTable | None]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from amc_tf.bundle import Bundle
-from amc_tf.cli import benchmark, main
+from amc_tf.cli import main, meters
 from amc_tf.device.operators import read_operators
 from amc_tf.device.store import MeasurementStore
 from amc_tf.device.table import LatencyTable, TableMeter
@@ -96,7 +96,7 @@ class Phone(ScriptedMeter):
 def phone(monkeypatch):
     """What `bundle measure` opens instead of a real phone."""
     meter = Phone(name="Fake Phone")
-    monkeypatch.setattr(benchmark, "open_device", lambda args: contextlib.nullcontext(meter))
+    monkeypatch.setattr(meters, "open_device", lambda args: contextlib.nullcontext(meter))
     return meter
 
 
