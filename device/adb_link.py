@@ -34,6 +34,7 @@ class SyncAnswer:
         self.said = b""
         self.is_closed = False
         self._unread = b""
+        self._stream = b""
 
     def hear(self, received: bytes) -> None:
         """Takes bytes as they arrive: ADB packets, possibly in pieces."""
@@ -42,9 +43,12 @@ class SyncAnswer:
             end = _HEADER_SIZE + int.from_bytes(self._unread[12:16], "little")
             if len(self._unread) < end:
                 return
-            if self._unread[:4] == b"WRTE":
+            command, stream = self._unread[:4], self._unread[4:12]
+            if command == b"WRTE":
                 self.said += self._unread[_HEADER_SIZE:end]
-            self.is_closed = self.is_closed or self._unread[:4] == b"CLSE"
+                self._stream = stream
+            elif command == b"CLSE" and stream == self._stream:  # those of earlier commands come late
+                self.is_closed = True
             self._unread = self._unread[end:]
 
     @property

@@ -11,8 +11,8 @@ from amc_tf.device.adb_link import SyncAnswer, TcpLink, split_address
 from amc_tf.errors import PhoneError
 
 
-def packet(command: bytes, data: bytes = b"") -> bytes:
-    return command + bytes(8) + len(data).to_bytes(4, "little") + bytes(8) + data
+def packet(command: bytes, data: bytes = b"", *, stream: int = 2) -> bytes:
+    return command + bytes([stream] * 8) + len(data).to_bytes(4, "little") + bytes(8) + data
 
 
 REFUSAL = b"FAIL\x09\x00\x00\x00disk full"
@@ -40,6 +40,16 @@ def test_a_refusal_may_end_before_its_words() -> None:
     assert answer.words == ""
     answer.hear(packet(b"CLSE"))
     assert answer.is_closed
+
+
+def test_the_end_of_an_earlier_command_is_not_the_end_of_a_refusal() -> None:
+    answer = SyncAnswer()
+    late = packet(b"CLSE", stream=1)
+    answer.hear(late + packet(b"WRTE", REFUSAL[:8]) + late)
+    assert not answer.is_closed
+    answer.hear(packet(b"WRTE", REFUSAL[8:]) + packet(b"CLSE"))
+    assert answer.is_closed
+    assert answer.words == "disk full"
 
 
 def test_an_answer_that_takes_the_file_is_no_refusal() -> None:
