@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from amc_tf.bundle import Bundle, BundledNetwork, Manifest
     from amc_tf.device.latency import Latency
     from amc_tf.device.table import LatencyTable
+    from amc_tf.device.table_learning import LearningMeter
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -159,31 +160,37 @@ def _time_networks(
     from amc_tf.device.store import CachedMeter, MeasurementStore
     from amc_tf.device.table_learning import LearningMeter
 
-    with (
-        meters.open_device(args) as meter,
-        MeasurementStore(path.with_suffix(".sqlite")) as store,
-    ):
+    networks = bundle.manifest.networks
+    timings: list[_Timing] = []
+    with meters.open_device(args) as meter, MeasurementStore(path.with_suffix(".sqlite")) as store:
         alone = LearningMeter(CachedMeter(meter, store), path)
         beside = alone.with_reference(bundle.read(bundle.manifest.original))
-        timings: list[_Timing] = []
-        for network in _with_progress(bundle.manifest.networks, args):
-            learner = beside if timings else alone
-            learner.label = f"{bundle.manifest.run}: {network.name}"
-            try:
-                timings.append(_Timing(network, learner.measure(bundle.read(network))))
-            except PhoneError as error:
-                raise RunStoppedError(
-                    f"{error} {len(timings)} of {len(bundle.manifest.networks)} networks are timed and kept: "
-                    "the same command goes on with the others."
-                ) from error
-            except (MeasurementError, ModelError) as error:
-                if network is bundle.manifest.original:
-                    raise
-                timings.append(_Timing(network, None, str(error)))
-            _report(timings[-1], args)
+        try:
+            for network in _with_progress(networks, args):
+                timings.append(_time(bundle, network, beside if timings else alone))
+                _report(timings[-1], args)
+        except PhoneError as error:
+            num_timed = sum(timing.latency is not None for timing in timings)
+            raise RunStoppedError(
+                f"{error} {num_timed} of {len(networks)} networks are timed and kept: the same command goes "
+                "on with the others."
+            ) from error
         table = alone.table.with_error()
         table.save(path)
     return timings, table
+
+
+def _time(bundle: Bundle, network: BundledNetwork, learner: LearningMeter) -> _Timing:
+    """Times one network; why it cannot be timed is kept, unless it is the original or the phone is gone."""
+    learner.label = f"{bundle.manifest.run}: {network.name}"
+    try:
+        return _Timing(network, learner.measure(bundle.read(network)))
+    except PhoneError:
+        raise
+    except (MeasurementError, ModelError) as error:
+        if network is bundle.manifest.original:
+            raise
+        return _Timing(network, None, str(error))
 
 
 def _with_progress(networks: Sequence[BundledNetwork], args: argparse.Namespace) -> Iterator[BundledNetwork]:
