@@ -44,11 +44,11 @@ _PRIOR_WEIGHT = 0.05  # of one measurement
 
 # Of the Gaussian process. Any length from 0.3 to 1.2, deviation from 0.15 to 0.3 and likeness from 0.5 to 0.8
 # predicts each of the three published Pixel 1 logs from the other two about equally well.
-_LENGTH = 0.7  # in which the logarithm of a width changes an operator's nature
+_LENGTH = 1.0  # in which the logarithm of a width changes an operator's nature
 _DEVIATION = 0.2  # of the correction, as a logarithm
 _LIKENESS = 0.7  # of two widths, one of which is divisible by one more power of 2 (up to 16)
 _OPERATOR_NOISE = 0.03  # relative
-_NETWORK_NOISE = 0.01  # relative
+_NETWORK_NOISE = 0.02  # relative
 _SMALLEST_SHARE = 1e-4  # of a network's time; nothing finer is believed of an operator
 _NUM_ROUNDS = 3
 

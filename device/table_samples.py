@@ -31,7 +31,7 @@ class TableSample:
         p95_ms: 95th percentile.
         std_ms: Standard deviation.
         num_runs: Timed runs.
-        noise: Relative standard error of `median_ms`.
+        noise: Relative uncertainty of `median_ms`.
         times_ms: Profiled time of each operator, None for one that is not known; None without a profile.
     """
 
@@ -87,7 +87,7 @@ class TableSample:
             p95_ms=scale * latency.p95_ms,
             std_ms=scale * latency.std_ms,
             num_runs=latency.num_runs,
-            noise=latency.spread / math.sqrt(max(len(latency.raw_ms), 1)),
+            noise=_uncertainty(latency),
             times_ms=times_ms,
         )
 
@@ -200,6 +200,13 @@ class TableError:
         if not networks:
             raise ValueError("the error is of no network")
         return cls(networks)
+
+
+def _uncertainty(latency: Latency) -> float:
+    """Half of how far apart the rounds are; without rounds, about the standard error of the median run."""
+    if latency.noise is not None:
+        return latency.noise / 2
+    return latency.spread / math.sqrt(max(len(latency.raw_ms), 1))
 
 
 def read_text(value: Any) -> str:
