@@ -100,9 +100,10 @@ def build_table(
     path: str | os.PathLike[str],
     *,
     source: str = "",
+    extend: bool = True,
     on_network: OnNetwork | None = None,
 ) -> LatencyTable:
-    """Measures networks into a table, going on where an interrupted build stopped.
+    """Measures networks into a table, or goes on where an interrupted build stopped.
 
     The first network is the reference of all others. Each is timed, and profiled where the meter can
     profile; the file is saved after each. Networks of a structure that the file holds already are not
@@ -111,8 +112,9 @@ def build_table(
     Args:
         meter: Times and, if it has a method `profile`, profiles networks.
         networks: Label and TFLite bytes of each; the original first.
-        path: The JSON file; an existing table of the same device is added to.
+        path: The JSON file.
         source: Where the samples come from, for people.
+        extend: Add to an existing table of the same device; else it is replaced once a network is measured.
         on_network: Told each sample, and whether it was there already.
 
     Returns:
@@ -123,7 +125,7 @@ def build_table(
             measured before is saved.
         RunFolderError: The file cannot be written.
     """
-    book = _Book(meter, Path(path), source=source)
+    book = _Book(meter, Path(path), source=source, extend=extend)
     paired, reference = meter, None
     for label, tflite in networks:
         sample = book.known(tflite)
@@ -142,10 +144,10 @@ def build_table(
 class _Book:
     """A table, its file, and the rule for what is added."""
 
-    def __init__(self, meter: LatencyMeter, path: Path, *, source: str = "") -> None:
+    def __init__(self, meter: LatencyMeter, path: Path, *, source: str = "", extend: bool = True) -> None:
         self._path = path
         identity = measured_with(meter)
-        if not path.exists():
+        if not (extend and path.exists()):
             self.table = LatencyTable(meter.name, identity, source or f"measured on {meter.name}")
             return
         self.table = LatencyTable.load(path)
