@@ -62,6 +62,7 @@ LAYERS = (
     "amc_tf.weights",
     "amc_tf.rebuild",
     "amc_tf.network",
+    "amc_tf.table_networks",
     "amc_tf.calibration",
     "amc_tf.importance",
     "amc_tf.reconstruct",
