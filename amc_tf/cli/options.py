@@ -117,6 +117,11 @@ def add_search(parser: argparse.ArgumentParser, *, budget: str | None = None) ->
     add_recovery(parser)
 
 
+def add_widths(parser: argparse.ArgumentParser) -> None:
+    """Adds the widths that a search may choose from, for commands that do not search."""
+    _add_settings(parser, SEARCH, _WIDTHS)
+
+
 def add_uniform_budget(parser: argparse.ArgumentParser) -> None:
     """Adds a budget without a search, and the widths that it may choose from."""
     parser.add_argument(
