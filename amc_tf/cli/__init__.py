@@ -28,6 +28,7 @@ from amc_tf.cli import (
     prune,
     report,
     search,
+    table,
 )
 from amc_tf.errors import AmcError, RunStoppedError
 
@@ -41,6 +42,7 @@ _VERBS = {
     "convert": convert,
     "devices": devices,
     "benchmark": benchmark,
+    "table": table,
     "bundle": bundle,
     "report": report,
 }
