@@ -133,7 +133,7 @@ class Workbench:
             PhoneError: The phone dropped out and did not come back, or dropped out twice.
             MeasurementError: The phone does not take the file; the message has its words.
         """
-        self._survive(lambda: self._place(tflite))
+        self.survive(lambda: self._place(tflite))
 
     def remove(self, tflite: bytes) -> None:
         """Removes a network from the phone, if it is there.
@@ -171,7 +171,25 @@ class Workbench:
             SettingsError: The mask is no hexadecimal number.
         """
         checked_mask = "" if mask is None else _hexadecimal(mask)
-        return self._survive(lambda: self._run(tflite, settings, profile, checked_mask))
+        return self.survive(lambda: self._run(tflite, settings, profile, checked_mask))
+
+    def survive(self, step: Callable[[], _T]) -> _T:
+        """Does a step on the phone, and does it again where the phone dropped out and came back.
+
+        Args:
+            step: Something that may be done twice.
+
+        Raises:
+            PhoneError: The phone dropped out and did not come back, or dropped out twice.
+        """
+        try:
+            return self._attempt(step)
+        except PhoneError as error:
+            _LOGGER.warning("Reconnecting: %s", error)
+            self._reconnect(self._prepare, within_s=self._reconnect_s)
+            if isinstance(error, _NotInTimeError):
+                raise MeasurementError(str(error)) from error
+        return self._attempt(step)
 
     def close(self) -> None:
         """Kills what still runs and removes the session's folder from the phone; the tool stays.
@@ -200,17 +218,6 @@ class Workbench:
                 _LOGGER.warning("Reconnecting: %s", error)
         if self._may_have_left_files:
             self._reconnect(remove, within_s=min(_CLOSE_S, self._reconnect_s))
-
-    def _survive(self, step: Callable[[], _T]) -> _T:
-        """Does a step, and does it again where the phone dropped out and came back."""
-        try:
-            return self._attempt(step)
-        except PhoneError as error:
-            _LOGGER.warning("Reconnecting: %s", error)
-            self._reconnect(self._prepare, within_s=self._reconnect_s)
-            if isinstance(error, _NotInTimeError):
-                raise MeasurementError(str(error)) from error
-        return self._attempt(step)
 
     def _attempt(self, step: Callable[[], _T]) -> _T:
         """Does a step on a prepared phone; after an error that is not the phone's answer it is unprepared."""

@@ -599,3 +599,9 @@ def test_the_folder_is_private_to_the_session(make: Callable[..., Bench]) -> Non
     folders = {make().workbench._folder for _ in range(2)}
     assert len(folders) == 2
     assert all(folder.startswith(f"{FOLDER}/run-") for folder in folders)
+
+
+def test_any_step_survives_a_drop_out(bench: Bench) -> None:
+    bench.fails("run")
+    assert bench.workbench.survive(lambda: bench.workbench.phone.check("echo", "hi")) == "hi\n"
+    assert bench.pauses == [0.5]
