@@ -26,8 +26,9 @@ for file in "$folder"/*.pid; do
   if tr '\\0' ' ' <"/proc/$pid/cmdline" | grep -qF "$folder"; then kill -9 "$pid"; fi
 done 2>/dev/null
 """
-# $folder, $binary: empties the folder and prints the binary's hash.
+# $root, $folder, $binary: empties the folder and prints the binary's hash.
 PREPARE = f"""{_KILL}
+find "$root" -maxdepth 1 -name 'run-*' -mtime +0 -exec rm -rf {{}} + 2>/dev/null
 rm -rf "$folder" && mkdir -p "$folder" || exit
 if [ -f "$binary" ]; then sha256sum "$binary"; fi
 true

@@ -252,13 +252,16 @@ class Workbench:
         ) from error
 
     def _prepare(self) -> None:
-        """Connects, kills what an interrupted step left running, empties the folder, installs the tool."""
+        """Connects, kills what an interrupted step left running, empties the folder, installs the tool.
+
+        Folders of sessions that were killed themselves go with it, a day after their last run.
+        """
         if self._is_prepared:
             return
         self._placed.clear()
         self.phone.connect()
         self._may_have_left_files = True
-        answer = run_on(self.phone, PREPARE, folder=self._folder, binary=self._binary)
+        answer = run_on(self.phone, PREPARE, root=FOLDER, folder=self._folder, binary=self._binary)
         if hash_in(answer) != self.tool.sha256:
             self._install()
         self._is_prepared = True
@@ -366,12 +369,9 @@ def clean_phone(phone: Phone) -> int:
 
 def _hexadecimal(mask: str) -> str:
     """Returns a mask as the kernel writes it: lower case, without leading zeros."""
-    try:
-        return f"{int(mask, 16):x}"
-    except ValueError as error:
-        raise SettingsError(
-            f"A mask of cores is a hexadecimal number such as 'f0', but got {mask!r}."
-        ) from error
+    if re.fullmatch(r"(0x)?[0-9a-fA-F]+", mask) is None or int(mask, 16) == 0:
+        raise SettingsError(f"A mask of cores is a hexadecimal number such as 'f0', but got {mask!r}.")
+    return f"{int(mask, 16):x}"
 
 
 def _not_in_time(limit_s: int) -> str:

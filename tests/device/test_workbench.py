@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import hashlib
 import logging
 import os
@@ -354,9 +355,10 @@ def test_where_taskset_fails_the_task_profile_is_tried(bench: Bench, tmp_path_fa
     assert asked.read_text() == "MaxPerformance\n"
 
 
-def test_a_mask_that_is_no_number_is_refused_before_anything_is_sent(bench: Bench) -> None:
-    with pytest.raises(SettingsError, match="hexadecimal number such as 'f0', but got '; reboot'"):
-        bench.workbench.run(NETWORK, SETTINGS, mask="; reboot")
+@pytest.mark.parametrize("mask", ["; reboot", "-1", "0", "", "f_0", "big"])
+def test_a_mask_that_is_none_is_refused_before_anything_is_sent(mask: str, bench: Bench) -> None:
+    with pytest.raises(SettingsError, match=f"hexadecimal number such as 'f0', but got '{mask}'"):
+        bench.workbench.run(NETWORK, SETTINGS, mask=mask)
     assert bench.transport.calls == []
 
 
@@ -419,6 +421,18 @@ def test_what_was_left_running_is_killed_before_the_step_is_repeated(make: Calla
     assert bench.transport.processes[0].wait(timeout=5) is not None
     assert NAME in bench.transport.files
     assert [name for name in bench.transport.files if name.endswith((".pid", ".pb"))] == []
+
+
+def test_what_a_killed_session_left_goes_with_the_next_one_a_day_later(bench: Bench) -> None:
+    old, running = (bench.transport.root / "amc-tf" / name for name in ("run-old", "run-running"))
+    for folder in (old, running):
+        folder.mkdir(parents=True)
+        (folder / "network.tflite").write_bytes(NETWORK)
+    two_days_ago = time.time() - 2 * 86400
+    os.utime(old, (two_days_ago, two_days_ago))
+    bench.workbench.place(OTHER)
+    assert not old.exists()
+    assert (running / "network.tflite").exists()
 
 
 def test_another_process_with_the_number_of_an_old_run_is_not_killed(bench: Bench) -> None:
@@ -528,6 +542,22 @@ def test_removing_from_a_phone_that_is_gone_is_put_off(
     assert "is removed when the phone is back" in caplog.text
     bench.workbench.place(OTHER)
     assert NAME not in bench.transport.files
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("partial_delegate", "ran only a part of the network on the GPU"),
+        ("no_delegate", "did not run the network on the GPU: Failed to apply GPU delegate"),
+    ],
+)
+def test_a_delegate_that_does_not_take_the_network_is_an_error(
+    fault: str, words: str, make: Callable[..., Bench]
+) -> None:
+    settings = dataclasses.replace(SETTINGS, delegate="gpu")
+    assert make(stand_in_tool(run_us=[1000])).workbench.run(NETWORK, settings).result.num_runs == 4
+    with pytest.raises(MeasurementError, match=words):
+        make(stand_in_tool(run_us=[1000], fault=fault)).workbench.run(NETWORK, settings)
 
 
 @pytest.mark.parametrize(
