@@ -7,7 +7,6 @@ values of a script are assigned in front of it, quoted; nothing else is ever put
 from __future__ import annotations
 
 import base64
-import binascii
 import dataclasses
 import re
 import shlex
@@ -111,7 +110,7 @@ class RunOutput:
             return cls(before.partition(f"\n{token} exit ")[0])
         cores, _, rest = rest.partition("\n")
         output, _, rest = rest.partition(f"\n{token} exit ")
-        code = re.match(r"\d+\n", rest)
+        code = re.match(r"[0-9]{1,3}\n", rest)
         encoded = re.search(rf"^{token} result (.+)$", rest, re.MULTILINE)
         return cls(
             text=before + output,
@@ -163,5 +162,5 @@ def _assign(values: dict[str, str]) -> str:
 def _decoded(encoded: str) -> bytes:
     try:
         return base64.b64decode("".join(encoded.split()), validate=True)
-    except binascii.Error as error:
+    except ValueError as error:
         raise MeasurementError("The benchmark's result file arrived damaged; measure again.") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import dataclasses
 import hashlib
 import logging
@@ -15,7 +16,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
+from hypothesis import strategies as st
 
 from amc_tf.device import phone_scripts
 from amc_tf.device.benchmark_run import RunSettings
@@ -610,9 +613,22 @@ def test_output_is_taken_apart() -> None:
     assert RunOutput.parse("t0 cores \nhi\nt0 exit 0\n", "t0") == RunOutput("hi", "", 0, None)
     assert RunOutput.parse("t0 cores f\nINFO: cou", "t0") == RunOutput("INFO: cou", "f", None, None)
     assert RunOutput.parse("t0 cores f\nhi\nt0 exit 1", "t0").exit_code is None
+    assert RunOutput.parse("t0 cores f\nhi\nt0 exit 99999\n", "t0").exit_code is None
     assert RunOutput.parse("sh: no\n\nt0 exit 1\n", "t0") == RunOutput("sh: no\n", None, None, None)
-    with pytest.raises(MeasurementError, match="result file arrived damaged"):
-        RunOutput.parse("t0 cores f\nhi\nt0 exit 0\nt0 result cHJ\n", "t0")
+    for encoded in ("cHJ", "größe"):
+        with pytest.raises(MeasurementError, match="result file arrived damaged"):
+            RunOutput.parse(f"t0 cores f\nhi\nt0 exit 0\nt0 result {encoded}\n", "t0")
+
+
+@hypothesis.given(
+    start=st.integers(0, 60),
+    length=st.integers(0, 60),
+    middle=st.one_of(st.text(), st.from_regex(r"\d{1,9}\n")),
+)
+def test_damaged_output_raises_nothing_but_our_error(start: int, length: int, middle: str) -> None:
+    text = "t0 cores f0\nINFO: hi\n\nt0 exit 3\nt0 result cHJv dG8=\n"
+    with contextlib.suppress(MeasurementError):
+        RunOutput.parse(text[:start] + middle + text[start + length :], "t0")
 
 
 def test_output_that_was_cut_off_is_an_error(bench: Bench) -> None:

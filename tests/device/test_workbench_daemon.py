@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from amc_tf.device import workbench as workbench_module
 from amc_tf.device.adb_direct import AdbTcp
 from amc_tf.device.adb_keys import load_keys
 from amc_tf.device.benchmark_run import RunSettings
@@ -196,6 +197,23 @@ def test_a_run_that_hangs_is_killed_in_time(clean: Daemon, start: Start) -> None
         workbench.run(NETWORK, HastySettings(max_seconds=5))
     assert nothing_runs(workbench)
     assert [path.suffix for path in clean.tmp.glob("amc-tf/run-*/*")] == [".tflite"]
+
+
+@pytest.mark.slow
+def test_a_phone_that_hangs_in_a_run_is_killed_when_it_goes_on(
+    clean: Daemon, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workbench_module, "_GRACE_S", 1.0)
+    workbench = start(clean, connect_timeout_s=0.5, fault="hang", **QUICK)
+    waiting = threading.Timer(4, clean.cont)
+    waiting.start()
+    with (
+        meanwhile(lambda: tool_runs(clean), clean.stop),
+        pytest.raises(MeasurementError, match="did not end within 1 s and was killed"),
+    ):
+        workbench.run(NETWORK, HastySettings(max_seconds=5))
+    assert nothing_runs(workbench)
+    assert [path.suffix for path in clean.tmp.glob("amc-tf/run-*/*")] == []
 
 
 def test_ctrl_c_in_a_run_leaves_nothing(clean: Daemon, start: Start) -> None:
