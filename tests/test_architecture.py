@@ -33,6 +33,7 @@ LAYERS = (
     "amc_tf.device.litert",
     "amc_tf.device.latency",
     "amc_tf.device.phone_scripts",
+    "amc_tf.device.phone_folder",
     "amc_tf.device.workbench",
     "amc_tf.device.phone_rounds",
     "amc_tf.device.phone_state",

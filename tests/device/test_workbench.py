@@ -24,9 +24,10 @@ from amc_tf.device import phone_scripts
 from amc_tf.device.benchmark_run import RunSettings
 from amc_tf.device.benchmark_tool import BenchmarkTool
 from amc_tf.device.phone import Phone
+from amc_tf.device.phone_folder import ROOT
 from amc_tf.device.phone_scripts import RunOutput
 from amc_tf.device.transport import ShellResult
-from amc_tf.device.workbench import FOLDER, Workbench, clean_phone
+from amc_tf.device.workbench import Workbench, clean_phone
 from amc_tf.errors import MeasurementError, PhoneError, PhoneTimeoutError, SettingsError
 from tests.stand_in_tool import stand_in_tool
 
@@ -642,9 +643,9 @@ def test_output_that_was_cut_off_is_an_error(bench: Bench) -> None:
 
 
 def test_the_folder_is_private_to_the_session(make: Callable[..., Bench]) -> None:
-    folders = {make().workbench._folder for _ in range(2)}
+    folders = {make().workbench._folder.path for _ in range(2)}
     assert len(folders) == 2
-    assert all(folder.startswith(f"{FOLDER}/run-") for folder in folders)
+    assert all(folder.startswith(f"{ROOT}/run-") for folder in folders)
 
 
 def test_any_step_survives_a_drop_out(bench: Bench) -> None:

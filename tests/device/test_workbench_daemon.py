@@ -86,7 +86,7 @@ def nothing_runs(workbench: Workbench) -> bool:
         for path in Path("/proc").glob("[0-9]*/cmdline"):
             with contextlib.suppress(OSError):
                 lines.append(path.read_bytes())
-        return not any(workbench._folder.encode() in line for line in lines)
+        return not any(workbench._folder.path.encode() in line for line in lines)
 
     wait_for(is_over)
     return True
