@@ -112,7 +112,7 @@ class FakeBench:
         self.tool = TOOL
         self.placed: set[str] = set()
         self.is_closed = False
-        self.on_run: Callable[[str], None] = lambda name: None
+        self.on_run: Callable[[str], object] = lambda name: None
         self._times: dict[str, Iterator[float | BenchmarkResult | Exception]] = {
             name: iter(times) for name, times in times_ms.items()
         }
