@@ -16,6 +16,7 @@ The time of an operator is the product of two parts, and both keep the steps of 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -137,11 +138,11 @@ class OperatorTimes:
             covariance = np.diag([row.noise**2 for row in rows])
             for place in places.values():
                 part = matrix[:, place.members]
-                covariance += part @ place.kernel(place.widths) @ part.T
+                covariance += part @ place.own_kernel @ part.T
             solved = matrix.T @ cho_solve(cho_factor(covariance), targets)
             for place in places.values():
                 place.weights = solved[place.members]
-                logs[place.members] = place.correction(place.widths)
+                logs[place.members] = place.own_kernel @ place.weights
         return places
 
 
@@ -152,6 +153,11 @@ class _Place:
         self.members = np.array(members)
         self.widths = np.concatenate([_own_widths(operator) for operator in operators], axis=1)
         self.weights = np.zeros(len(members))
+
+    @functools.cached_property
+    def own_kernel(self) -> Vector:
+        """The covariance of the members, [members, members]."""
+        return self.kernel(self.widths)
 
     def kernel(self, widths: Vector) -> Vector:
         """Returns the covariance [n, members] of the corrections of operators with these widths [2, n]."""
