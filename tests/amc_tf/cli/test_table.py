@@ -9,6 +9,7 @@ from amc_tf.cli import meters
 from amc_tf.device.table import LatencyTable, TableMeter
 from amc_tf.errors import PhoneError
 from tests.fake_times import FakePhone
+from tests.stand_in_tool import write_stand_in
 
 BUILD = "table build tiny.keras --round-to=4 --networks=8".split()
 
@@ -115,3 +116,18 @@ def test_options_that_do_not_go_together_are_wrong_usage(amc, tmp_path, words):
     with pytest.raises(SystemExit) as stopped:
         amc(*BUILD, "--out", tmp_path / "t.json", *words)
     assert stopped.value.code == 2
+
+
+@pytest.mark.parametrize("network", ["tiny.keras", pytest.param("demo", marks=pytest.mark.slow)])
+def test_a_table_is_built_over_adb(amc, clean_adbd, tmp_path, network):
+    """The stand-in really runs the larger network, and tells its operators; of the tiny one it makes up times."""
+    is_real = network == "demo"
+    tool = write_stand_in(tmp_path / "benchmark model", us_per_kb=None if is_real else 50.0)
+    path = tmp_path / "phone.json"
+    words = ["-s", clean_adbd.serial, "--benchmark-binary", tool, "--out", path, "--quiet"]
+    outcome = amc("table", "build", network, "--networks=2", "--round-to=4", *words)
+    assert (outcome.code, outcome.err) == (0, "")
+    table = LatencyTable.load(path)
+    assert table.measured_with["kind"] == "phone"
+    assert [sample.label for sample in table.samples] == ["original", "uniform 0.75"]
+    assert all((sample.times_ms is not None) == is_real for sample in table.samples)
