@@ -144,6 +144,9 @@ class Scorer:
         input_range: one of `amc_tf.data.INPUT_RANGES`.
         objective: what the reward is made of.
         timing: how to time; None to leave latency out.
+
+    Attributes:
+        num_scored: networks that were built and measured, not recalled.
     """
 
     def __init__(
@@ -164,6 +167,7 @@ class Scorer:
         self._reward = find_reward(objective.reward)
         self._timing = timing
         self._known: dict[tuple[int, ...], Score] = {}
+        self.num_scored = 0
 
     def __call__(self, widths: Sequence[int]) -> Score:
         """Returns the score of the network with these widths.
@@ -175,6 +179,7 @@ class Scorer:
         key = tuple(int(width) for width in widths)
         if key not in self._known:
             self._known[key] = self._score(key)
+            self.num_scored += 1
         return self._known[key]
 
     def remember(self, score: Score) -> None:

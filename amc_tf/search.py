@@ -31,7 +31,13 @@ _SCALARS = ("reward", "best_reward", "top1", "macs", "params", "latency_ms", "no
 
 
 class RemembersScores(Protocol):
-    """A scorer that can be told scores of an earlier run."""
+    """A scorer that can be told scores of an earlier run.
+
+    Attributes:
+        num_scored: networks that it has measured, not recalled.
+    """
+
+    num_scored: int
 
     def remember(self, score: Score) -> None:
         """Takes over a score."""
@@ -61,14 +67,15 @@ class Search:
 
     An episode whose network cannot be converted or timed says nothing about the plan: the phone may have
     dropped out. It is dropped, and the agent learns nothing from it. After `settings.max_dropped_in_a_row` of
-    them the search stops. The state before the first of the row is what is saved, so that a resumed search
-    plays these episodes anew, and no others.
+    them the search stops. Only a network that is newly measured ends the row; episodes that play a known one
+    do not. The state before the first of the row is what is saved, so that a resumed search goes the way of
+    one whose phone never left, and no measurement is made twice.
 
     Args:
         env: the environment.
         settings: of search and agent.
         explorer: plays a share of the episodes in the actor's place.
-        scorer: is told the scores of the episodes that a resumed search has behind it.
+        scorer: the one of the environment; told the scores that a resumed search has behind it.
         predictor: of latency, saved and restored with the search.
         identity: JSON values that tell one search from another; a checkpoint is only resumed by the same.
     """
@@ -98,7 +105,7 @@ class Search:
         )
         self._records: list[Mapping[str, Any]] = []
         self._best: Score | None = None
-        self._dropped: list[AmcError] = []  # why, for each episode of the present row
+        self._dropped: list[AmcError] = []  # why, for each dropped episode of the present row
         self._before_dropped: dict[str, NDArray[Any]] = {}
 
     def run(self, folder: RunFolder | None = None, on_episode: EpisodeCallback | None = None) -> SearchResult:
@@ -132,18 +139,20 @@ class Search:
         return SearchResult(self._best, tuple(self._records))
 
     def _stop(self, folder: RunFolder | None) -> NoReturn:
+        number, last = len(self._dropped), self._dropped[-1]
+        networks = "a network" if number == 1 else f"{number} networks in a row"
         saved = ""
         if folder is not None:
             folder.save_state(self._before_dropped)
-            saved = ", and everything before them is saved"
+            saved = ", and everything before is saved"
         raise RunStoppedError(
-            f"The search stopped at episode {self._agent.episode}: {len(self._dropped)} in a row were dropped"
-            f"{saved}. The last one: {self._dropped[-1]}"
-        ) from self._dropped[-1]
+            f"The search stopped at episode {self._agent.episode}: {networks} could not be timed{saved}. The "
+            f"last error: {last}"
+        ) from last
 
     def _try_episode(self) -> dict[str, Any]:
         """Runs an episode, or drops it where its network cannot be converted or timed."""
-        number = self._agent.episode
+        number, num_scored = self._agent.episode, self._scorer.num_scored
         if not self._dropped:
             self._before_dropped = self._state()
         try:
@@ -153,7 +162,8 @@ class Search:
             self._agent.end_episode()
             facts = {"episode": number, "kind": DROPPED, "reason": str(error)}
             return {**dict.fromkeys(_RECORD), **facts}
-        self._dropped.clear()
+        if self._scorer.num_scored > num_scored:
+            self._dropped.clear()
         return record
 
     def _run_episode(self) -> dict[str, Any]:

@@ -99,7 +99,7 @@ class SearchSettings:
         num_batch_norm_images: How many of these measure the batch-norm statistics of each candidate.
         num_search_images: Held-out training images whose accuracy is in the reward.
         checkpoint_every: Episodes between two checkpoints.
-        max_dropped_in_a_row: After so many episodes in a row whose networks cannot be timed the search stops.
+        max_dropped_in_a_row: After so many networks in a row that cannot be timed the search stops.
         latency_exponent: w of the `soft_latency` reward; negative, so that a slower network earns less.
         agent: Settings of the DDPG agent.
     """

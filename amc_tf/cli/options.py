@@ -110,7 +110,7 @@ def add_search(parser: argparse.ArgumentParser, *, budget: str | None = None) ->
             (
                 "max_dropped_in_a_row",
                 "--max-dropped",
-                "stop after so many episodes in a row that could not be timed",
+                "stop after so many networks in a row that could not be timed",
             ),
         ],
     )

@@ -32,6 +32,7 @@ class ScriptedScorer:
 
     def __init__(self, graph, timing=None, *, limit_ms=None):
         self.asked = []
+        self.num_scored = 0
         self._graph = graph
         self._timing = timing
         self._limit_ms = limit_ms
@@ -41,6 +42,7 @@ class ScriptedScorer:
         self.asked.append(widths)
         if widths not in self._known:
             self._known[widths] = self._score(widths)
+            self.num_scored += 1
         return self._known[widths]
 
     def remember(self, score):
@@ -352,8 +354,8 @@ def test_a_search_whose_phone_has_gone_stops_and_resumes_to_the_uninterrupted_on
             Setup(graph, store=store, meter=meter).search.run(folder)
         num_stored = len(store)
     assert re.fullmatch(
-        rf"The search stopped at episode \d+: 3 in a row were dropped, and everything before them is saved\. "
-        rf"The last one: The phone is gone \(network {first + 2}\)\.",
+        r"The search stopped at episode \d+: 3 networks in a row could not be timed, and everything before "
+        rf"is saved\. The last error: The phone is gone \(network {first + 2}\)\.",
         str(caught.value),
     )
     assert isinstance(caught.value.__cause__, PhoneError)
@@ -372,6 +374,25 @@ def test_a_resumed_search_plays_again_what_an_unfinished_row_dropped(graph, unin
     assert [line["kind"] == "dropped" for line in lines] == [False] * 4 + [True] * 2
     found = run_until(graph, tmp_path, None, latency=True)
     assert_same_run(found, uninterrupted["latency"], tmp_path)
+
+
+def test_a_known_network_does_not_end_a_row_of_dropped_ones(graph, uninterrupted, tmp_path):
+    with RunFolder(tmp_path) as folder, MeasurementStore(folder.measurements) as store:
+        setup = Setup(graph, store=store, meter=UnsteadyMeter(out=range(4, 99)))
+        propose = setup.search._explorer.propose
+
+        def repeat_every_other(number, best):
+            known = setup.scorer.num_scored == 4 and number % 2
+            return np.array(best) / np.array(graph.full_widths) if known else propose(number, best)
+
+        setup.search._explorer.propose = repeat_every_other
+        with pytest.raises(RunStoppedError, match="3 networks in a row could not be timed"):
+            setup.search.run(folder)
+    lines = [json.loads(line) for line in (tmp_path / "episodes.jsonl").read_text().splitlines()]
+    kinds = "".join("x" if line["kind"] == "dropped" else "." for line in lines)
+    assert kinds.count("x") == 3
+    assert "." in kinds.strip(".")
+    assert_same_run(run_until(graph, tmp_path, None, latency=True), uninterrupted["latency"], tmp_path)
 
 
 @pytest.mark.slow
@@ -402,6 +423,6 @@ def test_a_search_in_memory_that_stops_does_not_claim_to_have_saved_anything(gra
         raise MeasurementError("The tool is too old.")
 
     setup.scorer._score = fail
-    words = r"stopped at episode 1: 1 in a row were dropped\. The last one: The tool is too old\.$"
+    words = r"stopped at episode 1: a network could not be timed\. The last error: The tool is too old\.$"
     with pytest.raises(RunStoppedError, match=words):
         setup.search.run()
