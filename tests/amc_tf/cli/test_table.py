@@ -120,7 +120,7 @@ def test_options_that_do_not_go_together_are_wrong_usage(amc, tmp_path, words):
 
 @pytest.mark.parametrize("network", ["tiny.keras", pytest.param("demo", marks=pytest.mark.slow)])
 def test_a_table_is_built_over_adb(amc, clean_adbd, tmp_path, network):
-    """The stand-in really runs the larger network, and tells its operators; of the tiny one it makes up times."""
+    """The stand-in runs the larger network and tells its operators; of the tiny one it makes up times."""
     is_real = network == "demo"
     tool = write_stand_in(tmp_path / "benchmark model", us_per_kb=None if is_real else 50.0)
     path = tmp_path / "phone.json"
