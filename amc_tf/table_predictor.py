@@ -19,6 +19,7 @@ from amc_tf.trace import Call
 
 _MAX_POINTS = 128  # widths of one axis at which an operator is predicted
 _PRIOR_WEIGHT = 0.3  # of the common factor, in measurements of which each share has its part
+_NNLS_ROUNDS = 30  # for each unknown
 # What a layer becomes in TFLite; activations and batch normalisation end up inside these. Of the others
 # (reshapes, softmax, activations that stand alone) nothing is predicted: the fit to measurements covers them.
 _KINDS = {
@@ -135,7 +136,7 @@ class TablePredictor:
         prior = _PRIOR_WEIGHT * len(self._shares) ** 0.5 * np.diag(rows.mean(axis=0))
         matrix = np.concatenate([rows, prior])
         targets = np.concatenate([np.ones(len(rows)), prior.sum(axis=1) * factor])
-        self._shares = nnls(matrix, targets)[0]
+        self._shares = nnls(matrix, targets, maxiter=_NNLS_ROUNDS * len(self._shares))[0]
 
 
 @dataclasses.dataclass(frozen=True)

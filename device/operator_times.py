@@ -52,6 +52,7 @@ _OPERATOR_NOISE = 0.03  # relative
 _NETWORK_NOISE = 0.02  # relative
 _SMALLEST_SHARE = 1e-4  # of a network's time; nothing finer is believed of an operator
 _NUM_ROUNDS = 3
+_NNLS_ROUNDS = 30  # for each unknown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,12 +91,18 @@ class OperatorTimes:
             networks: At least one.
 
         Raises:
-            MeasurementError: There is no network, or one has no operators.
+            MeasurementError: There is no network, one has no operators, or their times contradict all sense.
         """
         if not networks or not all(network.operators for network in networks):
             raise MeasurementError("Operator times need at least one timed network, each with operators.")
-        self._rates = _Rates(networks)
-        self._places = self._correct(networks)
+        try:
+            with np.errstate(over="raise", invalid="raise", divide="raise"):
+                self._rates = _Rates(networks)
+                self._places = self._correct(networks)
+        except (ArithmeticError, ValueError, RuntimeError, np.linalg.LinAlgError) as error:
+            raise MeasurementError(
+                f"No model fits the times of the {len(networks)} networks ({error}); measure them again."
+            ) from error
 
     def predict(self, operators: Sequence[Operator]) -> Vector:
         """Returns the time of each operator, float64 [operators] in milliseconds."""
@@ -229,7 +236,8 @@ class _Rates:
         unit[unit == 0] = 1.0
         prior = self._speed * typical * unit
         matrix = np.concatenate([*(row / unit for row in rows), _PRIOR_WEIGHT * np.eye(len(unit))])
-        self._rates = nnls(matrix, np.concatenate([*targets, _PRIOR_WEIGHT * prior]))[0] / unit
+        goal = np.concatenate([*targets, _PRIOR_WEIGHT * prior])
+        self._rates = nnls(matrix, goal, maxiter=_NNLS_ROUNDS * len(unit))[0] / unit
 
     def predict(self, operator: Operator, widths: Vector) -> Vector:
         """Returns the times [n] in ms of an operator with these widths [2, n]."""

@@ -149,7 +149,7 @@ json_values = st.recursive(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(data=st.data(), value=json_values)
 def test_mutated_tables_raise_nothing_but_the_projects_own_error(table, data, value):
     record = json.loads(json.dumps(table.to_json()))
@@ -164,10 +164,18 @@ def test_mutated_tables_raise_nothing_but_the_projects_own_error(table, data, va
         place = parent
     place[key] = value
     try:
-        loaded = LatencyTable.from_json(record)
+        predicted = LatencyTable.from_json(record).predict(read_operators(chain((16, 24))))
     except MeasurementError:
         return
-    assert all(math.isfinite(item.median_ms) for item in loaded.samples)
+    assert 0 <= predicted < math.inf
+
+
+def test_a_table_of_impossible_sizes_is_refused_when_it_is_used(table):
+    record = table.to_json()
+    record["operators"] = [[row[0], *[1 << 24] * 11, row[-1]] for row in record["operators"]]
+    record["networks"][0]["median_ms"] = 1e-300
+    with pytest.raises(MeasurementError, match="No model fits the times of the 5 networks"):
+        LatencyTable.from_json(record).predict(table.samples[0].operators)
 
 
 def test_missing_and_unwritable_files_are_named(table, tmp_path):
