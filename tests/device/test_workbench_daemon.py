@@ -17,12 +17,13 @@ import pytest
 from amc_tf.device import workbench as workbench_module
 from amc_tf.device.adb_direct import AdbTcp
 from amc_tf.device.adb_keys import load_keys
+from amc_tf.device.adb_server import AdbServer
 from amc_tf.device.benchmark_run import RunSettings
 from amc_tf.device.benchmark_tool import find_tool
 from amc_tf.device.phone import Phone
 from amc_tf.device.workbench import Workbench, clean_phone
 from amc_tf.errors import MeasurementError, PhoneError
-from tests.adbd import Daemon
+from tests.adbd import Daemon, ServerProcess
 from tests.stand_in_tool import stand_in_tool, write_stand_in
 from tests.tflite_files import chain
 
@@ -70,6 +71,19 @@ def start(keys: tuple[object, ...]) -> Iterator[Start]:
 
 
 @pytest.fixture
+def start_on_server(adb_server: ServerProcess) -> Iterator[Start]:
+    """Makes workbenches on daemons that an adb server reaches."""
+    with contextlib.ExitStack() as stack:
+
+        def workbench(daemon: Daemon, **options: object) -> Workbench:
+            phone = stack.enter_context(Phone(AdbServer(daemon.serial, port=adb_server.port)))
+            stack.callback(adb_server.adb, "disconnect", daemon.serial)
+            return stack.enter_context(Workbench(phone, stand_in_tool(**options)))
+
+        yield workbench
+
+
+@pytest.fixture
 def clean(adbd: Daemon) -> Iterator[Daemon]:
     """The shared phone, which must be left with nothing but tools on it."""
     yield adbd
@@ -99,11 +113,12 @@ def wait_for(condition: Callable[[], object]) -> None:
         time.sleep(0.002)
 
 
-def misbehave(daemon: Daemon, fault: str) -> None:
-    """Lets the next run of the tool, which is on the phone already, go wrong."""
+def misbehave(daemon: Daemon, fault: str) -> Path:
+    """Lets the next run of the tool, which is on the phone already, go wrong; it removes the file."""
     wish = daemon.tmp / "amc-tf" / "fault.json"
     wish.write_text(json.dumps({"fault": fault, "once": True}))
     os.chown(wish, 2000, 2000)
+    return wish
 
 
 @contextlib.contextmanager
@@ -178,12 +193,15 @@ def test_a_daemon_that_is_killed_in_the_middle_of_a_push_is_survived(clean: Daem
     assert len(list(clean.tmp.glob("amc-tf/run-*/*"))) == 1
 
 
-def test_a_daemon_that_is_killed_in_the_middle_of_a_run_is_survived(clean: Daemon, start: Start) -> None:
-    workbench = start(clean, **QUICK)
+@pytest.mark.parametrize("way", ["start", "start_on_server"])
+def test_a_daemon_that_is_killed_in_the_middle_of_a_run_is_survived(
+    way: str, clean: Daemon, request: pytest.FixtureRequest
+) -> None:
+    workbench = request.getfixturevalue(way)(clean, **QUICK)
     workbench.place(NETWORK)
-    misbehave(clean, "hang")
+    wish = misbehave(clean, "hang")
     old_pid = clean.pid
-    with meanwhile(lambda: tool_runs(clean), clean.kill):
+    with meanwhile(lambda: tool_runs(clean) and not wish.exists(), clean.kill):
         run = workbench.run(NETWORK, SETTINGS)
     assert clean.pid != old_pid
     assert run.result.num_runs == 5
