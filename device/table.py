@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 FORMAT = "amc-tf latency table"
 VERSION = 1
 _NUM_FOLDS = 10
-_UNKNOWN_ERROR = 0.1  # assumed of a table with a single network
+_UNKNOWN_ERROR = 0.1  # relative, assumed of a table with a single network
 # Of a normal distribution: its deviation and its 95th percentile in units of the median absolute value.
 _DEVIATION_OF_MEDIAN = 1.4826
 _P95_OF_MEDIAN = 2.4387
@@ -199,6 +199,12 @@ class LatencyTable:
             ) from error
 
     @functools.cached_property
+    def typical_error(self) -> float:
+        """Median relative error of predictions; measured on first use where `error` is None."""
+        error = self.error or self.measure_error()
+        return error.median if error else _UNKNOWN_ERROR
+
+    @functools.cached_property
     def sha256(self) -> str:
         """Digest of all that predictions depend on."""
         content = {**self.to_json(), "error": None, "source": None}
@@ -284,22 +290,16 @@ class TableMeter:
                 sample.median_ms, sample.p5_ms, sample.p95_ms, sample.std_ms, sample.num_runs,
                 reference_median_ms=self._reference_ms,
             )  # fmt: skip
-        median_ms = self._table.predict(operators)
+        median_ms, error = self._table.predict(operators), self._table.typical_error
         return Latency(
             median_ms,
-            p5_ms=median_ms * max(1 - _P95_OF_MEDIAN * self._error, 0.0),
-            p95_ms=median_ms * (1 + _P95_OF_MEDIAN * self._error),
-            std_ms=median_ms * _DEVIATION_OF_MEDIAN * self._error,
+            p5_ms=median_ms * max(1 - _P95_OF_MEDIAN * error, 0.0),
+            p95_ms=median_ms * (1 + _P95_OF_MEDIAN * error),
+            std_ms=median_ms * _DEVIATION_OF_MEDIAN * error,
             num_runs=1,
             reference_median_ms=self._reference_ms,
             predicted=True,
         )
-
-    @functools.cached_property
-    def _error(self) -> float:
-        """Median relative error of predictions."""
-        error = self._table.error or self._table.measure_error()
-        return error.median if error else _UNKNOWN_ERROR
 
 
 def _as_float32(operator: Operator) -> Operator:
