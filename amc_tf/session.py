@@ -20,7 +20,7 @@ from amc_tf.device.latency import LatencyMeter
 from amc_tf.device.table import LatencyTable
 from amc_tf.elite import EliteExplorer
 from amc_tf.env import PruningEnv
-from amc_tf.errors import BudgetError, ModelError, SettingsError
+from amc_tf.errors import BudgetError, MeasurementError, ModelError, SettingsError
 from amc_tf.evaluate import accuracy, check_not_chance
 from amc_tf.graph import ChannelGraph
 from amc_tf.latency_model import LatencyPredictor, probe_widths
@@ -66,6 +66,7 @@ class PruningSession:
         DataError: if the data does not fit the model, or the untouched model only guesses on it.
         BudgetError: if the budget cannot be met, needs a meter, or asks for nothing.
         SettingsError: if there is no such reward or importance, or the reward lacks what it needs.
+        MeasurementError: if the original or a probe cannot be timed.
     """
 
     def __init__(
@@ -161,9 +162,12 @@ class PruningSession:
         self.baseline_ms: float | None = None
         if self._meter is None:
             return None
-        self.baseline_ms = self._meter.measure(self.tflite).median_ms
-        predictor = self._make_predictor(self.baseline_ms)
-        return Timing(self._meter.with_reference(self.tflite), self.baseline_ms, predictor)
+        try:
+            self.baseline_ms = self._meter.measure(self.tflite).median_ms
+            meter = self._meter.with_reference(self.tflite)
+        except MeasurementError as error:
+            raise type(error)(f"The original network cannot be timed: {error}") from error
+        return Timing(meter, self.baseline_ms, self._make_predictor(self.baseline_ms))
 
     def _make_predictor(self, baseline_ms: float) -> LearningPredictor:
         if self._table is None:

@@ -11,7 +11,7 @@ from amc_tf.controls import uniform_networks
 from amc_tf.cost import Cost
 from amc_tf.device.latency import Latency
 from amc_tf.device.table import LatencyTable, TableMeter
-from amc_tf.errors import BudgetError, DataError, ModelError, RunFolderError, SettingsError
+from amc_tf.errors import BudgetError, DataError, ModelError, PhoneError, RunFolderError, SettingsError
 from amc_tf.image_data import DataSplit, ImageData
 from amc_tf.run_folder import RunFolder
 from amc_tf.score import Score
@@ -172,6 +172,16 @@ def test_the_original_and_the_probes_are_timed_before_the_search(model, split):
     session = make_session(model, split, Budget(latency=0.5), meter=meter)
     assert len(meter.seen) == 4  # the original and three uniform networks
     assert session.baseline_ms == pytest.approx(len(session.tflite) * 1e-4)
+
+
+def test_a_phone_that_is_gone_at_the_start_is_told_with_what_it_was_to_do(model, split):
+    class Gone(ScriptedMeter):
+        def measure(self, tflite):
+            raise PhoneError("The phone A1 dropped out.")
+
+    words = r"^The original network cannot be timed: The phone A1 dropped out\.$"
+    with pytest.raises(PhoneError, match=words):
+        make_session(model, split, Budget(latency=0.5), meter=Gone())
 
 
 @pytest.fixture(scope="module")
