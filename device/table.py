@@ -290,12 +290,12 @@ class TableMeter:
                 sample.median_ms, sample.p5_ms, sample.p95_ms, sample.std_ms, sample.num_runs,
                 reference_median_ms=self._reference_ms,
             )  # fmt: skip
-        median_ms, error = self._table.predict(operators), self._table.typical_error
+        median_ms, typical = self._table.predict(operators), self._table.typical_error
         return Latency(
             median_ms,
-            p5_ms=median_ms * max(1 - _P95_OF_MEDIAN * error, 0.0),
-            p95_ms=median_ms * (1 + _P95_OF_MEDIAN * error),
-            std_ms=median_ms * _DEVIATION_OF_MEDIAN * error,
+            p5_ms=median_ms * max(1 - _P95_OF_MEDIAN * typical, 0.0),
+            p95_ms=median_ms * (1 + _P95_OF_MEDIAN * typical),
+            std_ms=median_ms * _DEVIATION_OF_MEDIAN * typical,
             num_runs=1,
             reference_median_ms=self._reference_ms,
             predicted=True,
