@@ -186,7 +186,8 @@ class Series:
 
     @property
     def std(self):
-        return math.sqrt(sum((t - self.average) ** 2 for t in self.times) / max(1, len(self.times)))
+        average = self.average
+        return math.sqrt(sum((t - average) ** 2 for t in self.times) / max(1, len(self.times)))
 
     def percentile(self, percent):
         if not self.ordered:
