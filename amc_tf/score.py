@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
-import functools
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -18,8 +17,8 @@ from amc_tf.device.convert import to_tflite
 from amc_tf.device.latency import LatencyMeter
 from amc_tf.evaluate import Accuracy, accuracy
 from amc_tf.network import NetworkFunction
+from amc_tf.plan import PruningPlan
 from amc_tf.reward import Outcome, find_reward
-from amc_tf.weights import Weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,8 +186,7 @@ class Scorer:
         self._known[score.widths] = score
 
     def _score(self, widths: tuple[int, ...]) -> Score:
-        weights = self._builder.weights(self._builder.plan(widths))
-        found, latency_ms = self._evaluate(weights)
+        found, latency_ms = self._evaluate(self._builder.plan(widths))
         if self._timing is not None and latency_ms is not None:
             self._timing.predictor.observe(widths, latency_ms)
         cost = self._network.graph.count(widths)
@@ -210,18 +208,25 @@ class Scorer:
         reward = self._reward(outcome) - overshoot
         return Score(widths, reward, found.top1, found.top5, cost, latency_ms, feasible)
 
-    def _evaluate(self, weights: Weights) -> tuple[Accuracy, float | None]:
-        """Returns accuracy and latency; both at once where the one does not disturb the other."""
-        predict = self._network.predictor(weights)
-        evaluate = functools.partial(accuracy, predict, self._data, input_range=self._input_range)
+    def _evaluate(self, plan: PruningPlan) -> tuple[Accuracy, float | None]:
+        """Returns accuracy and latency; both at once where the one does not disturb the other.
+
+        What is timed has the weights as they were cut, which take as long as the recovered ones: a phone can
+        begin at once.
+        """
         timing = self._timing
         if timing is None:
-            return evaluate(), None
-        tflite = to_tflite(self._network.bind(weights), input_shape=self._network.input_shape)
+            return self._accuracy(plan), None
+        sliced = self._network.bind(self._network.slice(plan))
+        tflite = to_tflite(sliced, input_shape=self._network.input_shape)
         if not timing.meter.runs_elsewhere:
-            return evaluate(), timing.latency_ms(tflite)
+            return self._accuracy(plan), timing.latency_ms(tflite)
         # It is the wait for the phone that stays in this thread, for Ctrl-C reaches it here.
         with concurrent.futures.ThreadPoolExecutor(max_workers=1) as worker:
-            found = worker.submit(evaluate)
+            found = worker.submit(self._accuracy, plan)
             latency_ms = timing.latency_ms(tflite)
         return found.result(), latency_ms
+
+    def _accuracy(self, plan: PruningPlan) -> Accuracy:
+        predict = self._network.predictor(self._builder.weights(plan))
+        return accuracy(predict, self._data, input_range=self._input_range)

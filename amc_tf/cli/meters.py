@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,6 +29,8 @@ _PHONE_OPTIONS = {
     "benchmark_binary": None,
     "delegate": "cpu",
     "fp16": False,
+    "rounds": 3,
+    "run_seconds": 1.0,
 }
 
 
@@ -90,6 +91,21 @@ def add_phone(parser: argparse.ArgumentParser) -> None:
         help="what runs the network on the phone (default: %(default)s, which is XNNPACK)",
     )
     parser.add_argument("--fp16", action="store_true", help="let the phone compute in half precision")
+    parser.add_argument(
+        "--rounds",
+        type=int,
+        metavar="N",
+        default=_PHONE_OPTIONS["rounds"],
+        help="fewest times that the phone runs a network beside the original, and a third of the most "
+        "(default: %(default)s)",
+    )
+    parser.add_argument(
+        "--run-seconds",
+        type=float,
+        metavar="S",
+        default=_PHONE_OPTIONS["run_seconds"],
+        help="shortest time of one run on the phone, after half as long to warm up (default: %(default)s)",
+    )
 
 
 def meter_kind(args: argparse.Namespace) -> str:
@@ -191,9 +207,14 @@ def open_phones(args: argparse.Namespace, *, num_runs: int | None = None) -> Ite
     from amc_tf.device.benchmark_run import RunSettings
     from amc_tf.device.phone_pool import PhonePool
 
-    settings = RunSettings(num_threads=args.threads, delegate=args.delegate, fp16=args.fp16)
-    if num_runs is not None:
-        settings = dataclasses.replace(settings, num_runs=num_runs)
+    settings = RunSettings(
+        num_threads=args.threads,
+        delegate=args.delegate,
+        fp16=args.fp16,
+        num_runs=RunSettings.num_runs if num_runs is None else num_runs,
+        min_seconds=args.run_seconds,
+        warmup_seconds=args.run_seconds / 2,
+    )
     with contextlib.ExitStack() as stack:
         meters = [_open_phone(stack, serial, args, settings) for serial in args.serial or [None]]
         if len(meters) == 1:
@@ -207,13 +228,15 @@ def _open_phone(
 ) -> PhoneMeter:
     from amc_tf.device.benchmark_tool import find_tool
     from amc_tf.device.discovery import find_phone
-    from amc_tf.device.phone_meter import PhoneMeter
+    from amc_tf.device.phone_meter import PhoneMeter, PhoneTiming
     from amc_tf.device.workbench import Workbench
 
     phone = stack.enter_context(find_phone(serial, transport=args.transport))
     binary = Path(args.benchmark_binary) if args.benchmark_binary else None
     workbench = Workbench(phone, find_tool(phone.info().abi, binary=binary))
-    meter = PhoneMeter(workbench, settings, on_cool_down=console.make_cool_down(quiet=args.quiet))
+    timing = PhoneTiming(min_rounds=args.rounds, max_rounds=3 * args.rounds)
+    on_cool_down = console.make_cool_down(quiet=args.quiet)
+    meter = PhoneMeter(workbench, settings, timing=timing, on_cool_down=on_cool_down)
     return stack.enter_context(contextlib.closing(meter))
 
 
