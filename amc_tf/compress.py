@@ -18,7 +18,7 @@ from amc_tf.budget import Budget
 from amc_tf.data import DataSplit, ImageData, as_image_data, same_classes, split_data, to_input_range
 from amc_tf.device.convert import to_tflite
 from amc_tf.device.latency import LatencyMeter
-from amc_tf.device.store import CachedMeter, MeasurementStore
+from amc_tf.device.store import CachedMeter, MeasurementStore, RecordingMeter
 from amc_tf.device.table import LatencyTable
 from amc_tf.errors import MeasurementError, RunStoppedError
 from amc_tf.finetune import EpochRecord, finetune
@@ -113,7 +113,7 @@ def compress(  # noqa: PLR0913, the façade: each argument is a choice of the us
             settings=settings,
             finetuning=finetuning or FinetuneSettings(),
             input_range=input_range,
-            meter=meter,
+            meter=RecordingMeter(meter, store) if meter else None,
             progress=progress or Progress(),
         )
         cached = CachedMeter(meter, store) if meter else None

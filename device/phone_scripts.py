@@ -28,6 +28,7 @@ done 2>/dev/null
 # $root, $folder, $binary: empties the folder and prints the binary's hash.
 PREPARE = f"""{_KILL}
 find "$root" -maxdepth 1 -name 'run-*' -mtime +0 -exec rm -rf {{}} + 2>/dev/null
+umask 077
 rm -rf "$folder" && mkdir -p "$folder" || exit
 if [ -f "$binary" ]; then sha256sum "$binary"; fi
 true

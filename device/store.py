@@ -88,7 +88,8 @@ class Measurement:
 class MeasurementStore:
     """A SQLite file of all measurements ever made, which several processes and threads may use at once.
 
-    Nothing is replaced: a network that is measured again gets another row, and `get` answers with the latest.
+    Nothing is replaced: a network that is measured again gets another row. `get` answers with the first one,
+    so that what a run was once told stays true when it is resumed.
     Every `put` is one transaction on disk, so a run that is killed keeps all it measured. Use it as a context
     manager, or call `close`.
     """
@@ -116,7 +117,7 @@ class MeasurementStore:
                 raise
 
     def get(self, sha256: str, fingerprint: str) -> Latency | None:
-        """Returns the latest stored latency of a network on a device, or None.
+        """Returns the latency of a network on a device that was stored first, or None.
 
         Args:
             sha256: Hexadecimal SHA-256 of the TFLite bytes.
@@ -125,7 +126,7 @@ class MeasurementStore:
         Raises:
             RunFolderError: The file is damaged, closed, or locked for longer than the timeout.
         """
-        found = self.list(fingerprint, sha256=sha256, newest_first=True, limit=1)
+        found = self.list(fingerprint, sha256=sha256, limit=1)
         return found[0].latency if found else None
 
     def put(self, measurement: Measurement) -> None:
@@ -148,7 +149,7 @@ class MeasurementStore:
         newest_first: bool = False,
         limit: int | None = None,
     ) -> tuple[Measurement, ...]:
-        """Returns the measurements in the order of their times, oldest first unless told otherwise.
+        """Returns the measurements in the order they were stored, oldest first unless told otherwise.
 
         Args:
             fingerprint: Only those measured with this; None for all.
@@ -167,9 +168,7 @@ class MeasurementStore:
         }
         chosen = " AND ".join(["1", *(text for text, value in filters.items() if value is not None)])
         order = "DESC" if newest_first else "ASC"
-        query = (
-            f"SELECT * FROM measurements WHERE {chosen} ORDER BY created_at {order}, id {order} LIMIT :limit"
-        )
+        query = f"SELECT * FROM measurements WHERE {chosen} ORDER BY id {order} LIMIT :limit"
         values = {
             "fingerprint": fingerprint,
             "sha256": sha256,
@@ -207,6 +206,50 @@ class MeasurementStore:
                 yield self._connection
 
 
+class RecordingMeter:
+    """A `LatencyMeter` that keeps every answer in a store.
+
+    Attributes:
+        name: Name of the meter behind it.
+        runs_elsewhere: That of the meter behind it.
+    """
+
+    def __init__(self, meter: LatencyMeter, store: MeasurementStore) -> None:
+        """Puts a store behind a meter.
+
+        Args:
+            meter: The meter to ask.
+            store: Where answers are kept; its caller closes it.
+        """
+        self.name = meter.name
+        self.runs_elsewhere = meter.runs_elsewhere
+        self._meter = meter
+        self._store = store
+
+    def fingerprint(self) -> str:
+        """Returns the fingerprint of the meter behind it."""
+        return self._meter.fingerprint()
+
+    def with_reference(self, tflite: bytes) -> RecordingMeter:
+        """Returns a meter over the same store whose measurements are made beside this network."""
+        return RecordingMeter(self._meter.with_reference(tflite), self._store)
+
+    def measure(self, tflite: bytes) -> Latency:
+        """Times a network and stores the answer.
+
+        Args:
+            tflite: The contents of a `.tflite` file.
+
+        Raises:
+            MeasurementError: The meter cannot time it; nothing is stored.
+            RunFolderError: The store cannot be written.
+        """
+        latency = self._meter.measure(tflite)
+        sha256 = hashlib.sha256(tflite).hexdigest()
+        self._store.put(Measurement(sha256, self.fingerprint(), self.name, latency, utc_now()))
+        return latency
+
+
 class CachedMeter:
     """A `LatencyMeter` that measures each network once and then answers from a store.
 
@@ -229,6 +272,7 @@ class CachedMeter:
         self.num_measured = 0
         self.num_cached = 0
         self._meter = meter
+        self._recording = RecordingMeter(meter, store)
         self._store = store
 
     def fingerprint(self) -> str:
@@ -249,14 +293,11 @@ class CachedMeter:
             MeasurementError: The meter cannot time it; nothing is stored.
             RunFolderError: The store cannot be read or written.
         """
-        sha256 = hashlib.sha256(tflite).hexdigest()
-        fingerprint = self.fingerprint()
-        stored = self._store.get(sha256, fingerprint)
+        stored = self._store.get(hashlib.sha256(tflite).hexdigest(), self.fingerprint())
         if stored is not None:
             self.num_cached += 1
             return stored
-        latency = self._meter.measure(tflite)
-        self._store.put(Measurement(sha256, fingerprint, self.name, latency, utc_now()))
+        latency = self._recording.measure(tflite)
         self.num_measured += 1
         return latency
 

@@ -12,7 +12,7 @@ import pytest
 
 from amc_tf.device.benchmark_profile import OperatorTime
 from amc_tf.device.latency import Latency, LatencyMeter
-from amc_tf.device.store import CachedMeter, Measurement, MeasurementStore, utc_now
+from amc_tf.device.store import CachedMeter, Measurement, MeasurementStore, RecordingMeter, utc_now
 from amc_tf.errors import MeasurementError, RunFolderError
 
 LATENCY = Latency.from_samples([1.5, 1.25, 2.0], reference_median_ms=3.0, paired_ratio=0.49)
@@ -69,30 +69,38 @@ def test_every_field_is_got_again() -> None:
         assert (store.list()[1].device, store.list()[1].profile, store.list()[1].network) == (None, (), "")
 
 
-def test_a_second_measurement_is_kept_beside_the_first_and_got() -> None:
+def test_a_second_measurement_is_kept_and_the_first_one_stays_the_answer() -> None:
     later = Measurement("a" * 64, "device A", "counting", Latency.from_samples([9.0]), utc_now())
     with MeasurementStore() as store:
-        first = measurement()
-        store.put(first)
-        store.put(dataclasses.replace(later, created_at=utc_now()))
-        assert store.get("a" * 64, "device A") == Latency.from_samples([9.0])
+        store.put(measurement())
+        store.put(later)
+        assert store.get("a" * 64, "device A") == LATENCY
         assert [row.latency.median_ms for row in store.list()] == [1.5, 9.0]
         assert len(store) == 2
 
 
-def test_of_measurements_at_one_moment_the_last_one_stored_is_got() -> None:
-    moment = utc_now()
+def test_a_clock_that_jumps_back_changes_no_answer() -> None:
     with MeasurementStore() as store:
-        for milliseconds in (1.0, 2.0, 3.0):
-            latency = Latency.from_samples([milliseconds])
+        for milliseconds, year in ((1.0, 2030), (2.0, 2020)):
+            latency, moment = Latency.from_samples([milliseconds]), f"{year}-01-01T00:00:00+00:00"
             store.put(Measurement("a" * 64, "device A", "counting", latency, moment))
-        assert store.get("a" * 64, "device A") == Latency.from_samples([3.0])
+        assert store.get("a" * 64, "device A") == Latency.from_samples([1.0])
 
 
-def test_list_is_in_order_of_time_and_can_be_limited_to_one_device() -> None:
+def test_a_recording_meter_measures_anew_and_keeps_every_answer() -> None:
+    with MeasurementStore() as store:
+        meter = CountingMeter()
+        recording = RecordingMeter(meter, store)
+        assert [recording.measure(b"net").median_ms for _ in range(3)] == [1.0, 2.0, 3.0]
+        assert [row.latency.median_ms for row in store.list()] == [1.0, 2.0, 3.0]
+        assert CachedMeter(meter, store).measure(b"net").median_ms == 1.0
+        assert isinstance(recording, LatencyMeter)
+
+
+def test_list_is_in_order_of_storing_and_can_be_limited_to_one_device() -> None:
     with MeasurementStore() as store:
         rows = [measurement("a" * 64), measurement("b" * 64, "device B"), measurement("c" * 64)]
-        for row in reversed(rows):
+        for row in rows:
             store.put(row)
         assert store.list() == tuple(rows)
         assert store.list("device A") == (rows[0], rows[2])
