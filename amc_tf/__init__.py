@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from amc_tf.compress import compress
     from amc_tf.data import load_data
     from amc_tf.device.host_meter import HostMeter
+    from amc_tf.device.phone_meter import PhoneMeter
+    from amc_tf.device.table import LatencyTable, TableMeter
     from amc_tf.env import PruningEnv
     from amc_tf.errors import AmcError
     from amc_tf.graph import ChannelGraph, count_cost
@@ -31,10 +33,13 @@ __all__ = [
     "ChannelGraph",
     "FinetuneSettings",
     "HostMeter",
+    "LatencyTable",
     "NetworkFunction",
+    "PhoneMeter",
     "PruningEnv",
     "PruningPlan",
     "SearchSettings",
+    "TableMeter",
     "__version__",
     "compress",
     "count_cost",
@@ -50,10 +55,13 @@ _MODULE_OF = {
     "ChannelGraph": "amc_tf.graph",
     "FinetuneSettings": "amc_tf.settings",
     "HostMeter": "amc_tf.device.host_meter",
+    "LatencyTable": "amc_tf.device.table",
     "NetworkFunction": "amc_tf.network",
+    "PhoneMeter": "amc_tf.device.phone_meter",
     "PruningEnv": "amc_tf.env",
     "PruningPlan": "amc_tf.plan",
     "SearchSettings": "amc_tf.settings",
+    "TableMeter": "amc_tf.device.table",
     "compress": "amc_tf.compress",
     "count_cost": "amc_tf.graph",
     "load_data": "amc_tf.data",

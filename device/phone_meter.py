@@ -7,12 +7,15 @@ import dataclasses
 import hashlib
 import json
 import logging
+import os
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from amc_tf.device.benchmark_profile import OperatorTime
 from amc_tf.device.benchmark_run import RunSettings
+from amc_tf.device.benchmark_tool import find_tool
+from amc_tf.device.discovery import find_phone
 from amc_tf.device.latency import Latency
 from amc_tf.device.phone_facts import core_mask
 from amc_tf.device.phone_rounds import PhoneTiming, summarise, typical_ms
@@ -200,6 +203,42 @@ class PhoneMeter:
                 max_discarded=self.timing.max_discarded,
                 facts=self._facts(refusal),
             )
+
+    @classmethod
+    @contextlib.contextmanager
+    def open(
+        cls,
+        serial: str | None = None,
+        *,
+        transport: str = "auto",
+        binary: str | os.PathLike[str] | None = None,
+        settings: RunSettings | None = None,
+        timing: PhoneTiming | None = None,
+        on_cool_down: Callable[[CoolDown], None] | None = None,
+    ) -> Iterator[PhoneMeter]:
+        """Connects to a phone and yields its meter; at the end the phone is left as it was.
+
+        Args:
+            serial: Serial number or HOST:PORT; None for $ANDROID_SERIAL, else the only phone there is.
+            transport: How it is reached (see `amc_tf.device.discovery.find_phone`).
+            binary: The benchmark tool for its ABI; None for the official one, which is downloaded once.
+            settings: Threads, delegate and runs of one process.
+            timing: Rounds and temperatures.
+            on_cool_down: Called at every look at a phone that is too hot.
+
+        Raises:
+            PhoneError: There is no phone, several and none was chosen, or it cannot be reached.
+            MeasurementError: There is no tool for it.
+
+        Example:
+            with PhoneMeter.open() as meter:
+                amc_tf.compress(model, train, validation, budget=budget, meter=meter)
+        """
+        with find_phone(serial, transport=transport) as phone:
+            workbench = Workbench(phone, find_tool(phone.info().abi, binary=binary))
+            meter = cls(workbench, settings or RunSettings(), timing=timing, on_cool_down=on_cool_down)
+            with contextlib.closing(meter):
+                yield meter
 
     def close(self) -> None:
         """Removes everything but the benchmark tool from the phone, for all meters on this workbench."""

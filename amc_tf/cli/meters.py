@@ -5,13 +5,11 @@ from __future__ import annotations
 import argparse
 import contextlib
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from amc_tf.cli import console, options
 
 if TYPE_CHECKING:
-    from amc_tf.device.benchmark_run import RunSettings
     from amc_tf.device.latency import LatencyMeter
     from amc_tf.device.phone_meter import PhoneMeter
     from amc_tf.device.phone_pool import PhonePool
@@ -205,6 +203,7 @@ def open_phones(args: argparse.Namespace, *, num_runs: int | None = None) -> Ite
         MeasurementError: There is no tool for the phone.
     """
     from amc_tf.device.benchmark_run import RunSettings
+    from amc_tf.device.phone_meter import PhoneMeter, PhoneTiming
     from amc_tf.device.phone_pool import PhonePool
 
     settings = RunSettings(
@@ -215,29 +214,25 @@ def open_phones(args: argparse.Namespace, *, num_runs: int | None = None) -> Ite
         min_seconds=args.run_seconds,
         warmup_seconds=args.run_seconds / 2,
     )
+    timing = PhoneTiming(min_rounds=args.rounds, max_rounds=3 * args.rounds)
     with contextlib.ExitStack() as stack:
-        meters = [_open_phone(stack, serial, args, settings) for serial in args.serial or [None]]
+        meters = [
+            stack.enter_context(
+                PhoneMeter.open(
+                    serial,
+                    transport=args.transport,
+                    binary=args.benchmark_binary,
+                    settings=settings,
+                    timing=timing,
+                    on_cool_down=console.make_cool_down(quiet=args.quiet),
+                )
+            )
+            for serial in args.serial or [None]
+        ]
         if len(meters) == 1:
             yield meters[0]
         else:
             yield stack.enter_context(contextlib.closing(PhonePool(meters)))
-
-
-def _open_phone(
-    stack: contextlib.ExitStack, serial: str | None, args: argparse.Namespace, settings: RunSettings
-) -> PhoneMeter:
-    from amc_tf.device.benchmark_tool import find_tool
-    from amc_tf.device.discovery import find_phone
-    from amc_tf.device.phone_meter import PhoneMeter, PhoneTiming
-    from amc_tf.device.workbench import Workbench
-
-    phone = stack.enter_context(find_phone(serial, transport=args.transport))
-    binary = Path(args.benchmark_binary) if args.benchmark_binary else None
-    workbench = Workbench(phone, find_tool(phone.info().abi, binary=binary))
-    timing = PhoneTiming(min_rounds=args.rounds, max_rounds=3 * args.rounds)
-    on_cool_down = console.make_cool_down(quiet=args.quiet)
-    meter = PhoneMeter(workbench, settings, timing=timing, on_cool_down=on_cool_down)
-    return stack.enter_context(contextlib.closing(meter))
 
 
 def _meter(text: str) -> str:

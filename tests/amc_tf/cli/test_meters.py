@@ -5,7 +5,7 @@ import keras
 import pytest
 
 from amc_tf.cli import main, make_parser, meters
-from amc_tf.device import benchmark_tool, discovery
+from amc_tf.device import phone_meter
 from amc_tf.device.host_meter import HostMeter
 from amc_tf.device.phone import Phone
 from amc_tf.device.phone_meter import PhoneMeter
@@ -112,17 +112,22 @@ class Shelf:
 @pytest.fixture
 def shelf(monkeypatch):
     shelf = Shelf()
-    monkeypatch.setattr(discovery, "find_phone", shelf.find_phone)
-    monkeypatch.setattr(benchmark_tool, "find_tool", shelf.find_tool)
+    monkeypatch.setattr(phone_meter, "find_phone", shelf.find_phone)
+    monkeypatch.setattr(phone_meter, "find_tool", shelf.find_tool)
     return shelf
 
 
 def test_the_phone_that_was_named_is_opened_with_what_was_asked_and_closed_again(shelf):
-    words = "-s B --transport=tcp --benchmark-binary=my_tool --threads=4 --delegate=gpu --fp16"
+    words = (
+        "-s B --transport=tcp --benchmark-binary=my_tool --threads=4 --delegate=gpu --fp16 --rounds=5 "
+        "--run-seconds=0.5"
+    )
     with meters.open_meter(parse(*words.split())) as (meter, table):
         assert isinstance(meter, PhoneMeter)
         assert (meter.name, table) == ("Google Pixel 8:gpu-fp16:4-thread", None)
         settings = json.loads(meter.fingerprint())["settings"]
+        assert (settings["min_seconds"], settings["warmup_seconds"]) == (0.5, 0.25)
+        assert (meter.timing.min_rounds, meter.timing.max_rounds) == (5, 15)
         assert (settings["num_threads"], settings["delegate"], settings["fp16"]) == (4, "gpu", True)
         assert shelf.is_anything_open()
     assert shelf.asked == [("B", "tcp"), ("arm64-v8a", "my_tool")]
