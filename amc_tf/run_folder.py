@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -15,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from amc_tf.errors import RunFolderError
+from amc_tf.files import replace_file
 
 RUN_FILES = (
     "summary.json",
@@ -41,7 +41,7 @@ def clear_errors(path: Path) -> Iterator[None]:
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
-    """Writes a file whole: into a temporary file beside it, flushed to disk, then renamed over it.
+    """Writes a file whole or not at all (see `replace_file`).
 
     Args:
         path: the file.
@@ -51,18 +51,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
         RunFolderError: if it cannot be written; what stood there before is untouched.
     """
     with clear_errors(path):
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                write(file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, path)
-        except BaseException:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(temporary)
-            raise
+        replace_file(path, write)
 
 
 def write_keras_model(model: Any, path: Path) -> None:

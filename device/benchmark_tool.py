@@ -9,13 +9,13 @@ import json
 import logging
 import os
 import re
-import tempfile
 import time
 import urllib.parse
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from amc_tf.errors import MeasurementError
+from amc_tf.files import replace_file
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -304,13 +304,5 @@ class _Cache:
         return index if isinstance(index, dict) else {}
 
     def _write(self, path: Path, content: bytes) -> None:
-        """Writes a file that is whole or not there, for this user alone."""
-        with tempfile.NamedTemporaryFile(dir=self._folder, delete=False) as file:
-            try:
-                file.write(content)
-                file.flush()
-                os.chmod(file.name, 0o700)
-                os.replace(file.name, path)
-            except BaseException:
-                os.unlink(file.name)
-                raise
+        """Writes a file for this user alone."""
+        replace_file(path, lambda file: file.write(content), mode=0o700)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from amc_tf.errors import RunFolderError
+from amc_tf.files import replace_file
 
 _MAX_BYTES = 1 << 28
 
@@ -23,7 +22,7 @@ def write_json(path: str | os.PathLike[str], record: Mapping[str, Any]) -> None:
     """
     target = Path(path)
     try:
-        _replace(target, _lines(record))
+        replace_file(target, lambda file: file.write(_lines(record).encode()))
     except OSError as error:
         raise RunFolderError(f"{target} cannot be written: {error.strerror or error}.") from error
 
@@ -42,21 +41,6 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         return json.loads(source.read_text(encoding="utf-8"), parse_constant=_refuse)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
-
-
-def _replace(target: Path, text: str) -> None:
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, target)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise
 
 
 def _lines(record: Mapping[str, Any]) -> str:

@@ -15,6 +15,7 @@ ROOT = Path(__file__).parent.parent
 # A name that ends in .* is a package whose modules may import one another.
 LAYERS = (
     "amc_tf.errors",
+    "amc_tf.files",
     "amc_tf.settings",
     "amc_tf.device.transport",
     "amc_tf.device.adb_keys",
@@ -96,6 +97,7 @@ LAYERS = (
     "amc_tf.report",
     "amc_tf.results",
     "amc_tf.progress",
+    "amc_tf.summary_parts",
     "amc_tf.compress",
     "amc_tf.cli.*",
 )
