@@ -495,7 +495,10 @@ def test_a_run_that_does_not_answer_in_time_is_killed_and_not_repeated(make: Cal
     assert bench.transport.calls.count("run") == 1
 
 
-def test_a_run_that_hangs_is_killed_by_the_phone_itself(make: Callable[..., Bench]) -> None:
+def test_a_run_that_hangs_is_killed_by_the_phone_itself(
+    make: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr("signal.SIGKILL")  # as on Windows
     bench = make(stand_in_tool(run_us=[1000], fault="hang"))
     bench.workbench._clock = time.monotonic
     with pytest.raises(MeasurementError, match="did not end within 1 s and was killed; allow it more time"):
