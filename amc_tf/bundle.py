@@ -79,7 +79,7 @@ class BundledNetwork:
         """Reads what `to_json` wrote.
 
         Raises:
-            KeyError, TypeError, ValueError: if a field is missing or of the wrong type.
+            KeyError, TypeError, ValueError, OverflowError: if a field is missing or of the wrong type.
         """
         network = cls(
             sha256=_text(value["sha256"], "sha256"),
@@ -140,7 +140,7 @@ class Manifest:
                 created_with=_text(value["created_with"], "created_with"),
                 networks=tuple(map(BundledNetwork.from_json, value["networks"])),
             )
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, OverflowError) as error:
             raise ValueError(f"a field is missing or of the wrong type ({error!r})") from error
         networks = manifest.networks
         if not networks or ORIGINAL not in networks[0].roles:

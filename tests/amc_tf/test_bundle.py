@@ -175,6 +175,7 @@ def test_a_missing_and_an_unnamed_network_are_refused_by_name(bundle):
         (lambda m: m["networks"][1].update(file="/etc/passwd"), "'/etc/passwd' is not named by its hash"),
         (lambda m: m["networks"][1].update(widths=[8, "9"]), "not a whole number of 1 or more"),
         (lambda m: m["networks"][1].update(expected_ms=float("nan")), "'expected_ms' is nan, not a number"),
+        (lambda m: m["networks"][1].update(expected_ms=10**400), "a field is missing or of the wrong type"),
         (lambda m: m["networks"][1].update(roles=["a\nb"]), "not a line of text"),
     ],
 )
