@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib.metadata
 import os
-import platform
 import time
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
-from amc_tf import __version__
+from amc_tf import summary_parts
 from amc_tf.budget import Budget
 from amc_tf.data import DataSplit, ImageData, as_image_data, same_classes, split_data, to_input_range
 from amc_tf.device.convert import to_tflite
@@ -34,7 +30,6 @@ from amc_tf.session import PruningSession, starting_table
 from amc_tf.settings import FinetuneSettings, SearchSettings
 
 _NUM_INT8_IMAGES = 100
-_PACKAGES = ("tensorflow", "keras", "ai-edge-litert", "numpy")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -214,9 +209,14 @@ class _Compression:
             **labels,
             **{name: result.to_json() for name, result in results.items()},
             "plan_found_by": found_by,
-            "channels": _channels(self._session, score, uniform),
+            "channels": summary_parts.channels(self._session.graph, score.widths, uniform.widths),
             "verification": verification,
-            **self._settings_summary(),
+            "budget": summary_parts.budget(self._session.limit),
+            "meter": None if self._meter is None else summary_parts.meter(self._meter),
+            "input_range": self._input_range,
+            "settings": {"search": self._settings.to_json(), "finetune": self._finetuning.to_json()},
+            "versions": summary_parts.versions(),
+            "seconds": self._seconds(),
         }
         if folder is not None:
             folder.write_json("summary.json", summary)
@@ -298,44 +298,6 @@ class _Compression:
             calibration_images=to_input_range(images, self._input_range) if precision == "int8" else None,
             input_shape=self._session.network.input_shape,
         )
-
-    def _settings_summary(self) -> dict[str, Any]:
-        limit = self._session.limit
-        meter = None
-        if self._meter is not None:
-            meter = {"name": self._meter.name, "fingerprint": self._meter.fingerprint()}
-        return {
-            "budget": {
-                "kind": limit.kind,
-                "value": limit.budget.value,
-                "limit": None if np.isinf(limit.limit) else limit.limit,
-                "unit": limit.unit,
-            },
-            "meter": meter,
-            "input_range": self._input_range,
-            "settings": {"search": self._settings.to_json(), "finetune": self._finetuning.to_json()},
-            "versions": {
-                "python": platform.python_version(),
-                "amc-tf": __version__,
-                **{name: importlib.metadata.version(name) for name in _PACKAGES},
-            },
-            "seconds": self._seconds(),
-        }
-
-
-def _channels(session: PruningSession, score: Score, uniform: Score) -> list[dict[str, Any]]:
-    return [
-        {
-            "group": group.name,
-            "layer": group.producers[0],
-            "before": group.num_channels,
-            "after": width,
-            "uniform": uniform_width,
-        }
-        for group, width, uniform_width in zip(
-            session.graph.groups, score.widths, uniform.widths, strict=True
-        )
-    ]
 
 
 def _write_networks(folder: RunFolder, model: Any, plan: PruningPlan, tflite: Mapping[str, bytes]) -> None:

@@ -1,0 +1,54 @@
+"""What summary.json tells of a run besides its results: channels, budget, meter, versions."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import math
+import platform
+from collections.abc import Sequence
+from typing import Any
+
+from amc_tf import __version__
+from amc_tf.budget import Limit
+from amc_tf.device.latency import LatencyMeter
+from amc_tf.graph import ChannelGraph
+
+_PACKAGES = ("tensorflow", "keras", "ai-edge-litert", "numpy")
+
+
+def channels(graph: ChannelGraph, widths: Sequence[int], uniform: Sequence[int]) -> list[dict[str, Any]]:
+    """Returns the channels of each group before and after, and those of the uniform plan."""
+    return [
+        {
+            "group": group.name,
+            "layer": group.producers[0],
+            "before": group.num_channels,
+            "after": width,
+            "uniform": uniform_width,
+        }
+        for group, width, uniform_width in zip(graph.groups, widths, uniform, strict=True)
+    ]
+
+
+def budget(limit: Limit) -> dict[str, Any]:
+    """Returns the budget as given and in absolute numbers; a limit of null bounds nothing."""
+    return {
+        "kind": limit.kind,
+        "value": limit.budget.value,
+        "limit": None if math.isinf(limit.limit) else limit.limit,
+        "unit": limit.unit,
+    }
+
+
+def meter(meter: LatencyMeter) -> dict[str, str]:
+    """Returns what latencies were measured with."""
+    return {"name": meter.name, "fingerprint": meter.fingerprint()}
+
+
+def versions() -> dict[str, str]:
+    """Returns the versions of what the results depend on."""
+    return {
+        "python": platform.python_version(),
+        "amc-tf": __version__,
+        **{name: importlib.metadata.version(name) for name in _PACKAGES},
+    }
