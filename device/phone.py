@@ -15,7 +15,7 @@ from amc_tf.device.phone_facts import (
     parse_info,
 )
 from amc_tf.device.transport import ShellResult, Transport, quote
-from amc_tf.errors import MeasurementError
+from amc_tf.errors import MeasurementError, PhoneError
 
 __all__ = ["Conditions", "Core", "Phone", "PhoneInfo"]
 
@@ -148,6 +148,26 @@ class Phone:
                 )
             self._info = info
         return self._info
+
+    def recognise(self) -> None:
+        """Makes sure, after a drop-out, that it is still the phone that `info` told of, if it was asked.
+
+        Raises:
+            PhoneError: Another phone has its address now, or its Android was updated.
+        """
+        known = self._info
+        if known is None:
+            return
+        self._info = None
+        try:
+            differs = self.info().identity() != known.identity()
+        finally:
+            self._info = known
+        if differs:
+            raise PhoneError(
+                f"The phone {self.serial} has come back as another one than {known.name} with the build "
+                f"{known.build_fingerprint}; check the address, or start again if its Android was updated."
+            )
 
     def conditions(self) -> Conditions:
         """Returns how it is at this moment: heat, charge, screen."""

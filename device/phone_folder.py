@@ -52,6 +52,7 @@ class PhoneFolder:
         phone: The phone.
         path: The folder on the phone.
         binary: Path of the tool on the phone; it stays there for other sessions.
+        num_preparations: How often the phone was readied: for the first step, and after every drop-out.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class PhoneFolder:
         self.phone = phone
         self.path = f"{ROOT}/run-{secrets.token_hex(8)}"
         self.binary = f"{ROOT}/benchmark_model-{tool.sha256}"
+        self.num_preparations = 0
         self._tool = tool
         self._reconnect_s = reconnect_s
         self._sleep = sleep
@@ -208,10 +210,13 @@ class PhoneFolder:
             return
         self._placed.clear()
         self.phone.connect()
+        if self.num_preparations > 0:
+            self.phone.recognise()
         self._may_have_left_files = True
         answer = run_on(self.phone, PREPARE, root=ROOT, folder=self.path, binary=self.binary)
         if hash_in(answer) != self._tool.sha256:
             self._install()
+        self.num_preparations += 1
         self._is_prepared = True
 
     def _install(self) -> None:

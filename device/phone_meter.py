@@ -38,11 +38,12 @@ class PhoneMeter:
     their ratios agree, up to `PhoneTiming.max_rounds`.
 
     The tool runs on the big cores, in Android's fixed-performance mode where the phone has it. A phone that
-    is too hot is given time to cool down before each round, and a round in which it began to throttle is made
-    again. What was found goes into `Latency.conditions`: device (with its serial number), binary_sha256 and
-    tool; mask (the cores asked for) and cores (those the tool ran on); fixed_performance, and why not; before
-    and after (temperature, thermal status, screen, battery); init_ms and memory of the candidate's first
-    process; rounds, discarded, cooled_s and seconds.
+    is too hot is given time to cool down before each round. A round is made again if the phone began to
+    throttle in it, dropped out, or gave the two networks different cores. What was found goes into
+    `Latency.conditions`: device (with its serial number), binary_sha256 and tool; mask (the cores asked for)
+    and cores (those the tool ran on); fixed_performance, and why not; before and after (temperature, thermal
+    status, screen, battery); init_ms and memory of the candidate's first process; rounds, discarded, cooled_s
+    and seconds.
 
     Attributes:
         name: "Google Pixel 8:cpu:4-thread" and the like.
@@ -197,6 +198,7 @@ class PhoneMeter:
             refusal = self._fixed_performance.switch_on()
             yield PhoneSession(
                 self._run,
+                self._ready,
                 self._cooler(),
                 candidate=tflite,
                 reference=self._reference,
@@ -260,6 +262,11 @@ class PhoneMeter:
                 _LOGGER.warning("The network stays on the phone %s for now: %s", self.serial, error)
             raise
         self._remove(tflite)
+
+    def _ready(self) -> int:
+        """Fixes the clocks of a phone that dropped out and came back; returns how often it was readied."""
+        self._fixed_performance.switch_on()
+        return self._workbench.num_preparations
 
     def _run(self, role: str, tflite: bytes, *, profile: bool = False) -> ToolRun:
         try:

@@ -49,7 +49,8 @@ class PhoneTiming:
         max_battery_c: Highest temperature of the battery at which a round starts, in degrees Celsius.
         max_thermal_status: Highest thermal status of Android at which a round starts and counts: 0 none,
             1 light (clocks may already be lower), 2 moderate, up to 6 shutdown.
-        max_discarded: Rounds that may be lost to throttling before the phone is given up; 0 or more.
+        max_discarded: Rounds of one network that may be lost (the phone throttled, dropped out, changed the
+            cores) before it is given up; 0 or more.
         cool_down_s: Longest wait for the phone to cool down, in seconds.
         poll_s: Time between looks at its temperature while it cools down, in seconds; above 0.
     """

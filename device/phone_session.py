@@ -9,6 +9,7 @@ from typing import Any
 from amc_tf.device.phone_rounds import Round
 from amc_tf.device.phone_state import Cooler
 from amc_tf.device.workbench import ToolRun
+from amc_tf.errors import PhoneError
 
 
 class PhoneSession:
@@ -21,6 +22,7 @@ class PhoneSession:
     def __init__(
         self,
         run: Callable[[str, bytes], ToolRun],
+        ready: Callable[[], int],
         cooler: Cooler,
         *,
         candidate: bytes,
@@ -32,10 +34,11 @@ class PhoneSession:
 
         Args:
             run: Times a network in one process; given "candidate" or "reference" and its TFLite bytes.
+            ready: Readies the phone where it has dropped out, and tells how often it has been readied.
             cooler: Knows when the phone is too hot.
             candidate: TFLite bytes.
             reference: TFLite bytes, or None.
-            max_discarded: Rounds that may be lost to throttling.
+            max_discarded: Rounds that may be lost.
             facts: What `conditions` tells besides what happens in the session.
 
         Raises:
@@ -43,6 +46,7 @@ class PhoneSession:
         """
         self.rounds: list[Round] = []
         self._run = run
+        self._ready = ready
         self._cooler = cooler
         self._networks = {"candidate": candidate}
         if reference is not None:
@@ -66,25 +70,43 @@ class PhoneSession:
         self._after = self._cooler.wait(self._after, is_wanted)
 
     def take_round(self) -> None:
-        """Times candidate and reference once; a round in which the phone began to throttle does not count.
+        """Times candidate and reference once, unless something sets the two apart; then it does not count.
+
+        That is a phone that began to throttle, that dropped out and came back (perhaps restarted, with free
+        clocks), or that gave the two different cores.
 
         Raises:
-            PhoneError: The phone dropped out, or throttled too often.
+            PhoneError: The phone dropped out for good, or too many rounds were lost.
             MeasurementError: A network cannot be timed; the sentence says which.
         """
+        num_readied = self._ready()
         roles = list(self._networks) if len(self.rounds) % 2 == 0 else list(reversed(self._networks))
         runs = {role: self._run(role, self._networks[role]) for role in roles}
         self._after = self._cooler.look()
-        self._cores.update(dict.fromkeys(run.cores for run in runs.values() if run.cores))
-        if not self._cooler.is_throttling(self._after):
-            reference = runs["reference"].result if "reference" in runs else None
-            self.rounds.append(Round(runs["candidate"].result, reference))
+        flaw = None
+        if len({run.cores for run in runs.values()}) > 1:
+            flaw = f"gave the two networks different cores ({', '.join(str(r.cores) for r in runs.values())})"
+        elif self._ready() != num_readied:
+            flaw = "dropped out and came back"
+        if flaw or self._cooler.is_throttling(self._after):
+            self._discard(flaw)
             return
+        self._cores.update(dict.fromkeys(run.cores for run in runs.values() if run.cores))
+        reference = runs["reference"].result if "reference" in runs else None
+        self.rounds.append(Round(runs["candidate"].result, reference))
+
+    def _discard(self, flaw: str | None) -> None:
+        """Counts a lost round; without a flaw it was lost to throttling."""
         self._num_discarded += 1
-        if self._num_discarded > self._max_discarded:
-            raise self._cooler.too_hot(
-                self._after, f"began to throttle in {self._num_discarded} rounds of one network"
-            )
+        if self._num_discarded <= self._max_discarded:
+            return
+        lost = f"{self._num_discarded} rounds of one network"
+        if flaw is None:
+            raise self._cooler.too_hot(self._after, f"began to throttle in {lost}")
+        raise PhoneError(
+            f"The phone {self._facts['device']['serial']} lost {lost}: in the last it {flaw}; check the "
+            "cable or the network, and end what else runs on the phone."
+        )
 
     def conditions(self) -> dict[str, Any]:
         """Returns what `Latency.conditions` is to tell of the session (see `PhoneMeter`)."""

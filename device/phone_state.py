@@ -149,9 +149,11 @@ class FixedPerformance:
         """Prepares the switch of the phone on a workbench; nothing is changed yet."""
         self._bench = bench
         self._may_be_on = False
+        self._refusal: str | None = None
+        self._switched_at: int | None = None  # the workbench's `num_preparations`
 
     def switch_on(self) -> str | None:
-        """Switches the mode on.
+        """Switches the mode on, unless that was done since the phone last dropped out and came back.
 
         Returns:
             None, or why the phone cannot, in its own words; many cannot.
@@ -159,6 +161,23 @@ class FixedPerformance:
         Raises:
             PhoneError: The phone dropped out and did not come back.
         """
+        if self._switched_at is None or self._switched_at != self._bench.num_preparations:
+            self._refusal = self._try()
+            self._switched_at = self._bench.num_preparations
+        return self._refusal
+
+    def switch_off(self) -> None:
+        """Switches the mode off if it may be on; on a phone that is gone, when this is called again."""
+        self._switched_at = None
+        if not self._may_be_on:
+            return
+        try:
+            self._switch("false")
+            self._may_be_on = False
+        except PhoneError as error:
+            _LOGGER.warning("Fixed-performance mode is switched off when the phone is back: %s", error)
+
+    def _try(self) -> str | None:
         sdk = self._bench.phone.info().sdk
         if sdk < _FIXED_PERFORMANCE_SDK:
             return f"needs Android 11 (SDK {_FIXED_PERFORMANCE_SDK}), the phone has SDK {sdk}"
@@ -168,16 +187,6 @@ class FixedPerformance:
         if self._may_be_on:
             return None
         return " ".join(result.output.split()) or f"exit code {result.exit_code}"
-
-    def switch_off(self) -> None:
-        """Switches the mode off if it may be on; on a phone that is gone, when this is called again."""
-        if not self._may_be_on:
-            return
-        try:
-            self._switch("false")
-            self._may_be_on = False
-        except PhoneError as error:
-            _LOGGER.warning("Fixed-performance mode is switched off when the phone is back: %s", error)
 
     def _switch(self, state: str) -> ShellResult:
         return self._bench.phone.shell("cmd", "power", "set-fixed-performance-mode-enabled", state)

@@ -89,6 +89,11 @@ class Workbench:
     ) -> None:
         self.close()
 
+    @property
+    def num_preparations(self) -> int:
+        """How often the phone was readied: once more after every drop-out, as it may have restarted."""
+        return self._folder.num_preparations
+
     def place(self, tflite: bytes) -> None:
         """Puts a network on the phone, unless it is there.
 

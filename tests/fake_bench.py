@@ -97,6 +97,8 @@ class FakeBench:
         phone: The fake phone.
         tool: Its benchmark tool.
         placed: The networks on the phone.
+        num_preparations: As of a workbench.
+        cores: What each run reports, in turn; the last stay.
         is_closed: Whether it was closed.
         on_run: Called with the name of a network before each run.
     """
@@ -111,6 +113,8 @@ class FakeBench:
         self.phone = phone or FakePhone()
         self.tool = TOOL
         self.placed: set[str] = set()
+        self.num_preparations = 1
+        self.cores: list[str | None] = ["4-7"]
         self.is_closed = False
         self.on_run: Callable[[str], object] = lambda name: None
         self._times: dict[str, Iterator[float | BenchmarkResult | Exception]] = {
@@ -141,7 +145,8 @@ class FakeBench:
             raise time
         if not isinstance(time, BenchmarkResult):
             time = result(time)
-        return ToolRun(time, self._profile if profile else (), "4-7", "output")
+        cores = self.cores.pop(0) if len(self.cores) > 1 else self.cores[0]
+        return ToolRun(time, self._profile if profile else (), cores, "output")
 
     def close(self) -> None:
         self.is_closed = True

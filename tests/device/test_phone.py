@@ -74,6 +74,20 @@ def test_info_is_one_round_trip_and_asked_once() -> None:
     assert info.cores[8] == Core(8, 2_914_000)
 
 
+def test_another_phone_at_the_same_address_is_not_taken_for_the_first() -> None:
+    transport = FakePhoneTransport("192.168.1.20:5555")
+    phone = Phone(transport)
+    phone.recognise()
+    assert transport.commands == []
+    info = phone.info()
+    phone.recognise()
+    transport.properties["ro.build.fingerprint"] = "google/shiba:15"
+    for _ in range(2):
+        with pytest.raises(PhoneError, match=r"20:5555 has come back as another one than Google Pixel 8"):
+            phone.recognise()
+    assert phone.info() is info
+
+
 def test_what_does_not_answer_like_android_is_an_error() -> None:
     transport = FakePhoneTransport()
     transport.on("getprop", lambda _: "sh: getprop: not found\n")

@@ -255,6 +255,32 @@ def test_a_phone_that_throttles_again_and_again_is_given_up() -> None:
     assert len(bench.order) == 2 * 3
 
 
+def test_a_round_in_which_the_phone_dropped_out_is_made_again_with_fixed_clocks() -> None:
+    bench = steady(R=chain([9.0], repeat(4.0)))
+
+    def restart(name: str) -> None:
+        if bench.order == "CR":
+            bench.num_preparations += 1
+
+    bench.on_run = restart
+    latency = make_meter(bench).measure(b"C")
+    assert bench.order == "CR" + "CRRCCR"
+    assert latency.paired_ratio == 0.5
+    assert latency.conditions["discarded"] == 1
+    switched = [event for event in bench.phone.events if event.startswith(FIXED_PERFORMANCE)]
+    assert switched == [f"{FIXED_PERFORMANCE} {state}" for state in ("true", "true", "false")]
+
+
+def test_a_round_on_different_cores_is_made_again_and_a_phone_that_goes_on_so_is_given_up() -> None:
+    bench = steady()
+    bench.cores = ["f0", "ff", "f0"]
+    latency = make_meter(bench).measure(b"C")
+    assert (latency.conditions["cores"], latency.conditions["discarded"]) == (["f0"], 1)
+    bench.cores = ["f0", "ff"] * 9
+    with pytest.raises(PhoneError, match=r"A1 lost 2 rounds .* different cores \(f0, ff\); check"):
+        make_meter(bench, max_discarded=1).measure(b"C")
+
+
 def test_a_battery_that_grows_hot_in_a_round_spoils_only_the_next_start() -> None:
     phone = FakePhone()
     phone.weather = [COOL, conditions(40.5), conditions(38.0)]

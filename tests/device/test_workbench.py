@@ -522,6 +522,14 @@ def test_ctrl_c_in_a_run_leaves_nothing(make: Callable[..., Bench]) -> None:
     assert bench.transport.files == {f"benchmark_model-{workbench.tool.sha256}"}
 
 
+def test_every_drop_out_can_be_counted(bench: Bench) -> None:
+    bench.workbench.run(NETWORK, SETTINGS)
+    assert bench.workbench.num_preparations == 1
+    bench.fails("run")
+    bench.workbench.run(NETWORK, SETTINGS)
+    assert bench.workbench.num_preparations == 2
+
+
 def test_close_reconnects_to_a_phone_that_dropped_out(bench: Bench) -> None:
     bench.workbench.place(NETWORK)
     bench.fails("remove folder")
