@@ -7,7 +7,6 @@ import io
 import socket
 import stat
 import struct
-import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -136,7 +135,7 @@ class AdbDirect:
     @contextlib.contextmanager
     def _closing_on_error(self, what: str, timeout_s: float) -> Iterator[None]:
         """Gives an operation its deadline; after an error, Ctrl-C too, nothing half done stays open."""
-        self._link.deadline = time.monotonic() + timeout_s
+        self._link.begin(timeout_s)
         try:
             yield
         except PhoneError:

@@ -9,7 +9,7 @@ import time
 
 from adb_shell.transport.base_transport import BaseTransport
 
-from amc_tf.device.transport import decode
+from amc_tf.device.transport import check_answer_size, decode
 from amc_tf.errors import PhoneError
 
 DEFAULT_PORT = 5555
@@ -75,7 +75,13 @@ class Link(BaseTransport, abc.ABC):
 
     def __init__(self) -> None:
         self.deadline = 0.0
+        self._num_received = 0
         self.answer: SyncAnswer | None = None
+
+    def begin(self, timeout_s: float) -> None:
+        """Begins an operation that may take so many seconds."""
+        self.deadline = time.monotonic() + timeout_s
+        self._num_received = 0
 
     @abc.abstractmethod
     def connect(self, transport_timeout_s: float | None) -> None:
@@ -96,7 +102,10 @@ class Link(BaseTransport, abc.ABC):
     def bulk_read(self, numbytes: int, transport_timeout_s: float | None) -> bytes:
         """Reads for adb-shell."""
         if self.answer is None:
-            return self.read(numbytes, self.left_s())
+            received = self.read(numbytes, self.left_s())
+            self._num_received += len(received)
+            check_answer_size(self._num_received)
+            return received
         silence_s = _HEAR_OUT_TIMEOUT_S if self.answer.is_refusal else self.left_s()
         received = self.read(numbytes, min(silence_s, self.left_s()))
         self.answer.hear(received)
@@ -109,7 +118,7 @@ class Link(BaseTransport, abc.ABC):
 
         What it had written is gone then; before, it might remove the file that is sent next.
         """
-        self.deadline = time.monotonic() + _HEAR_OUT_TIMEOUT_S
+        self.begin(_HEAR_OUT_TIMEOUT_S)
         with contextlib.suppress(OSError):
             while not answer.is_closed:
                 self.bulk_read(1 << 16, None)

@@ -191,7 +191,7 @@ def _shell_result(stream: ServerStream) -> ShellResult:
     while True:
         kind, *size = stream.read(5)
         data = stream.read(int.from_bytes(bytes(size), "little"))
-        if kind == _EXIT:
+        if kind == _EXIT and data:
             return ShellResult(decode(bytes(output[_STDOUT])), decode(bytes(output[_STDERR])), data[0])
         if kind in output:
             output[kind] += data

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from amc_tf.device.transport import UNLOCK_ADVICE, decode
+from amc_tf.device.transport import UNLOCK_ADVICE, check_answer_size, decode
 from amc_tf.errors import PhoneError, PhoneTimeoutError, SettingsError
 
 DEFAULT_PORT = 5037
@@ -81,6 +81,7 @@ class ServerStream:
 
         host, port = address
         self._deadline = time.monotonic() + timeout_s
+        self._num_received = 0
         if not is_server_running(host, port, timeout_s=timeout_s):  # adbutils would start one
             raise PhoneError(
                 f"No adb server answers on {host}:{port}; start it with `adb start-server`, or use "
@@ -109,8 +110,7 @@ class ServerStream:
         """Returns exactly so many bytes."""
         parts: list[bytes] = []
         while size > 0:
-            self._arm()
-            parts.append(self._socket.recv(min(size, 1 << 20)))
+            parts.append(self._receive(min(size, 1 << 20)))
             if not parts[-1]:
                 raise EOFError("it ended in the middle of an answer")
             size -= len(parts[-1])
@@ -120,11 +120,9 @@ class ServerStream:
         """Returns all bytes until the other side closes."""
         parts: list[bytes] = []
         while True:
-            self._arm()
-            received = self._socket.recv(1 << 16)
-            if not received:
+            parts.append(self._receive(1 << 16))
+            if not parts[-1]:
                 return b"".join(parts)
-            parts.append(received)
 
     def read_sync(self) -> tuple[bytes, int]:
         """Returns kind and size of what the sync service says next."""
@@ -148,6 +146,13 @@ class ServerStream:
     def has_answer(self) -> bool:
         """Tells whether there is something to read, without waiting for it."""
         return bool(select.select([self._socket], [], [], 0)[0])
+
+    def _receive(self, size: int) -> bytes:
+        self._arm()
+        received = self._socket.recv(size)
+        self._num_received += len(received)
+        check_answer_size(self._num_received)
+        return received
 
     def _arm(self) -> None:
         left_s = self._deadline - time.monotonic()

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from amc_tf.errors import PhoneError
 
+MAX_ANSWER_BYTES = 64 << 20  # of one command's output or one file; more than any benchmark prints
 UNLOCK_ADVICE = (
     'unlock it and accept the question "Allow USB debugging?" (if it does not appear, revoke the USB '
     "debugging authorizations in the developer options and connect again)"
@@ -132,6 +133,22 @@ class MarkedCommand:
         if end[2] == b"\r\n":
             output = output.replace(b"\r\n", b"\n")
         return ShellResult(decode(output), "", int(end[1]))
+
+
+def check_answer_size(num_bytes: int) -> None:
+    """Refuses what a phone sends without end, before it fills the memory.
+
+    Args:
+        num_bytes: What has come so far in answer to one command.
+
+    Raises:
+        PhoneError: It is more than `MAX_ANSWER_BYTES`.
+    """
+    if num_bytes > MAX_ANSWER_BYTES:
+        raise PhoneError(
+            f"The phone sent more than {MAX_ANSWER_BYTES >> 20} MiB in answer to one command; what runs on "
+            "it repeats itself without end: use another program or network."
+        )
 
 
 def isolated(command: str) -> str:

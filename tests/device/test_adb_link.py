@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from amc_tf.device import adb_link
+from amc_tf.device import adb_link, transport
 from amc_tf.device.adb_link import SyncAnswer, TcpLink, split_address
 from amc_tf.errors import PhoneError
 
@@ -112,6 +112,16 @@ def test_nothing_is_read_or_written_after_the_deadline(pair: Pair) -> None:
         pair.link.bulk_read(1, 60.0)
     with pytest.raises(TimeoutError, match="the time is up"):
         pair.link.bulk_write(b"x", 60.0)
+
+
+def test_what_is_received_without_end_is_refused(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transport, "MAX_ANSWER_BYTES", 10)
+    pair.other.sendall(bytes(22))
+    for _ in range(2):  # each operation counts anew
+        pair.link.begin(5.0)
+        pair.link.bulk_read(10, 60.0)
+    with pytest.raises(PhoneError, match="in answer to one command"):
+        pair.link.bulk_read(1, 60.0)
 
 
 def test_more_than_a_socket_takes_at_once_is_written_or_is_late(pair: Pair) -> None:

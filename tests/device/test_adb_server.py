@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from amc_tf.device import transport
 from amc_tf.device.adb_server import AdbServer, KnownPhone, known_phones, parse_phones
 from amc_tf.device.adb_stream import is_server_running, server_port
 from amc_tf.device.transport import MarkedCommand, ShellResult
@@ -167,6 +168,18 @@ def test_frames_of_the_shell_become_output_errors_and_exit_code() -> None:
 def test_a_shell_that_ends_without_an_exit_code_was_cut_off() -> None:
     with pytest.raises(PhoneError, match="connection to 9A081FFAZ0 over the adb server was lost"):
         run("ls", b"OKAY" + frame(1, b"half"))
+
+
+def test_an_exit_without_a_code_is_none() -> None:
+    with pytest.raises(PhoneError, match="was lost"):
+        run("ls", b"OKAY" + frame(3, b""))
+
+
+@pytest.mark.parametrize("pieces", [1, 40])
+def test_output_without_end_is_refused(monkeypatch: pytest.MonkeyPatch, pieces: int) -> None:
+    monkeypatch.setattr(transport, "MAX_ANSWER_BYTES", 1000)
+    with pytest.raises(PhoneError, match="more than 0 MiB in answer to one command; what runs on it repeats"):
+        run("yes", b"OKAY" + pieces * frame(1, bytes(2000 // pieces)), stays=True)
 
 
 def test_a_command_that_does_not_end_is_late() -> None:
