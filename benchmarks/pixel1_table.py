@@ -12,6 +12,7 @@ They hold neither widths nor image sizes of the layers; those of the published n
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,6 +25,9 @@ from amc_tf.models.mobilenet import BLOCK_CHANNELS, BLOCK_STRIDES, STEM_CHANNELS
 
 FULL = (STEM_CHANNELS, *BLOCK_CHANNELS)
 AMC_HALF_FLOPS = (24, 48, 96, 80, 192, 200, 328, 352, 368, 360, 328, 400, 736, 752)
+# Its log is not among those of the table; the README of the logs has 63.2 ms.
+AMC_HALF_TIME = (16, 48, 88, 80, 192, 168, 336, 360, 360, 352, 352, 368, 768, 680)
+AMC_HALF_TIME_MS = 63.2
 NUM_CLASSES = 1001
 NETWORKS = (
     ("MobileNet-V1 1.0", "mobilenet_run1.txt", FULL),
@@ -44,7 +48,7 @@ MEASURED_WITH = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Writes the table and prints how well each network is predicted from the other two."""
+    """Writes the table and prints how well networks are predicted that were not fitted."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("logs", type=Path)
     parser.add_argument("--out", type=Path, required=True)
@@ -56,6 +60,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"{network.label}: measured {network.measured_ms:.1f} ms, predicted from the others "
             f"{network.predicted_ms:.1f} ms ({network.error:+.1%})"
         )
+    uniform = dataclasses.replace(table, samples=table.samples[:2], error=None)
+    tail = [operator.kind for operator in table.samples[0].operators[2 * len(FULL) + 1 :]]
+    predicted = uniform.predict(mobilenet_operators(AMC_HALF_TIME, tail=tail))
+    print(
+        f"AMC 50 % time: published {AMC_HALF_TIME_MS} ms, predicted from 1.0 and 0.75 {predicted:.1f} ms "
+        f"({predicted / AMC_HALF_TIME_MS - 1:+.1%})"
+    )
     return 0
 
 
