@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,7 +17,64 @@ FEATURES = ("constant", "pointwise", "convolution", "depthwise", "dense", "param
 _PRIOR_WEIGHT = 0.05  # of one measurement: decides only what the measurements leave open
 
 
-class LatencyPredictor:
+class ObservedLatencies(abc.ABC):
+    """The latencies that a search has observed, and a model that is fitted anew after each."""
+
+    def __init__(self) -> None:
+        self._measured: dict[tuple[int, ...], float] = {}
+        self._known_terms: dict[tuple[int, ...], NDArray[np.float64]] = {}
+        self._shares: NDArray[np.float64] = np.zeros(0)
+
+    @property
+    def num_observations(self) -> int:
+        """Networks whose latency has been observed, the original included."""
+        return len(self._measured)
+
+    def predict(self, widths: Sequence[int]) -> float:
+        """Returns the predicted latency in ms of the network with these widths."""
+        return float(self._terms(widths) @ self._shares)
+
+    def observe(self, widths: Sequence[int], latency_ms: float) -> None:
+        """Takes in a measured latency and fits anew; a later one of the same network replaces the earlier.
+
+        Raises:
+            MeasurementError: if the latency is not above 0.
+        """
+        if not latency_ms > 0 or not np.isfinite(latency_ms):
+            raise MeasurementError(f"A latency of {latency_ms} ms was observed; measure one above 0 ms.")
+        key = tuple(int(width) for width in widths)
+        self._measured[key] = float(latency_ms)
+        self._known_terms[key] = self._terms(key)
+        self._refit()
+
+    def state(self) -> dict[str, NDArray[np.generic]]:
+        """Returns all measurements, as arrays that `np.savez` can write."""
+        return {
+            "widths": np.array(list(self._measured), np.int64),
+            "latency_ms": np.array(list(self._measured.values()), np.float64),
+        }
+
+    def restore(self, state: dict[str, NDArray[np.generic]]) -> None:
+        """Takes over what `state` returned."""
+        rows = [tuple(row) for row in state["widths"].tolist()]
+        self._measured = dict(zip(rows, state["latency_ms"].tolist(), strict=True))
+        self._known_terms = {row: self._terms(row) for row in rows}
+        self._refit()
+
+    @abc.abstractmethod
+    def _terms(self, widths: Sequence[int]) -> NDArray[np.float64]:
+        """Returns the terms, [terms], whose sum weighted by the shares is the latency in ms."""
+
+    @abc.abstractmethod
+    def _fit(self, terms: NDArray[np.float64], latencies: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Returns the shares, [terms], from the terms [networks, terms] and latencies of all networks."""
+
+    def _refit(self) -> None:
+        terms = np.stack([self._known_terms[widths] for widths in self._measured])
+        self._shares = self._fit(terms, np.array(list(self._measured.values())))
+
+
+class LatencyPredictor(ObservedLatencies):
     """A non-negative linear model of latency, for the bounds of a latency budget.
 
     latency = sum over f of share_f * x_f(widths), where x_f is feature f as a part of its value in the
@@ -43,67 +101,27 @@ class LatencyPredictor:
         Raises:
             MeasurementError: if the latency is not above 0.
         """
+        super().__init__()
         self._graph = graph
         self._feature_of = {path: _feature_of(layer) for path, (layer, _) in graph.layers().items()}
         full = self._raw_features(graph.full_widths)
         self._scale = np.where(full > 0, full, 1.0)
         macs = np.where([name in ("constant", "parameters") for name in FEATURES], 0.0, full)
         self._prior = latency_ms * macs / max(macs.sum(), 1.0)
-        self._measured: dict[tuple[int, ...], float] = {}
-        self._known_features: dict[tuple[int, ...], NDArray[np.float64]] = {}
-        self._shares = self._prior
         self.observe(graph.full_widths, latency_ms)
-
-    @property
-    def num_observations(self) -> int:
-        """Networks whose latency has been observed, the original included."""
-        return len(self._measured)
 
     @property
     def shares_ms(self) -> dict[str, float]:
         """Time in ms that the original spends on each feature, as fitted."""
         return dict(zip(FEATURES, self._shares.tolist(), strict=True))
 
-    def predict(self, widths: Sequence[int]) -> float:
-        """Returns the predicted latency in ms of the network with these widths."""
-        return float(self._features(widths) @ self._shares)
-
-    def observe(self, widths: Sequence[int], latency_ms: float) -> None:
-        """Takes in a measured latency and fits anew; a later one of the same network replaces the earlier.
-
-        Raises:
-            MeasurementError: if the latency is not above 0.
-        """
-        if not latency_ms > 0 or not np.isfinite(latency_ms):
-            raise MeasurementError(f"A latency of {latency_ms} ms was observed; measure one above 0 ms.")
-        key = tuple(int(width) for width in widths)
-        self._measured[key] = float(latency_ms)
-        self._known_features[key] = self._features(key)
-        self._fit()
-
-    def state(self) -> dict[str, NDArray[np.generic]]:
-        """Returns all measurements, as arrays that `np.savez` can write."""
-        return {
-            "widths": np.array(list(self._measured), np.int64),
-            "latency_ms": np.array(list(self._measured.values()), np.float64),
-        }
-
-    def restore(self, state: dict[str, NDArray[np.generic]]) -> None:
-        """Takes over what `state` returned."""
-        rows = [tuple(row) for row in state["widths"].tolist()]
-        self._measured = dict(zip(rows, state["latency_ms"].tolist(), strict=True))
-        self._known_features = {row: self._features(row) for row in rows}
-        self._fit()
-
-    def _fit(self) -> None:
-        latencies = np.array(list(self._measured.values()))
-        rows = np.stack([self._known_features[widths] for widths in self._measured]) / latencies[:, None]
+    def _fit(self, terms: NDArray[np.float64], latencies: NDArray[np.float64]) -> NDArray[np.float64]:
         prior = _PRIOR_WEIGHT * np.eye(len(FEATURES)) / latencies.max()
-        matrix = np.concatenate([rows, prior])
-        targets = np.concatenate([np.ones(len(rows)), prior @ self._prior])
-        self._shares = nnls(matrix, targets)[0]
+        matrix = np.concatenate([terms / latencies[:, None], prior])
+        targets = np.concatenate([np.ones(len(latencies)), prior @ self._prior])
+        return nnls(matrix, targets)[0]
 
-    def _features(self, widths: Sequence[int]) -> NDArray[np.float64]:
+    def _terms(self, widths: Sequence[int]) -> NDArray[np.float64]:
         return self._raw_features(widths) / self._scale
 
     def _raw_features(self, widths: Sequence[int]) -> NDArray[np.float64]:

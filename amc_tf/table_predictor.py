@@ -12,8 +12,8 @@ from scipy.optimize import nnls
 
 from amc_tf.device.operators import Operator
 from amc_tf.device.table import LatencyTable
-from amc_tf.errors import MeasurementError
 from amc_tf.graph import ChannelGraph, ChannelMap
+from amc_tf.latency_model import ObservedLatencies
 from amc_tf.plan import allowed_widths
 from amc_tf.trace import Call
 
@@ -37,7 +37,7 @@ _KINDS = {
 }
 
 
-class TablePredictor:
+class TablePredictor(ObservedLatencies):
     """An upper bound of what a latency table says, corrected by the measurements of the search.
 
     latency = sum over operators o of share_o * bound_o(channels in, channels out), where bound_o is the
@@ -47,8 +47,7 @@ class TablePredictor:
 
     share_o >= 0 is 1 for a table that is exactly right. The shares minimise the squared relative errors over
     all measurements, each drawn towards the common factor by which measurements exceed the table, so that a
-    few measurements set the factor and many tell the operators apart. Its methods are those of
-    `amc_tf.latency_model.LatencyPredictor`.
+    few measurements set the factor and many tell the operators apart.
     """
 
     def __init__(
@@ -72,6 +71,7 @@ class TablePredictor:
         Raises:
             MeasurementError: if the table is empty or of other precisions, or the latency is not above 0.
         """
+        super().__init__()
         widths = [
             allowed_widths(group.num_channels, round_to=round_to, min_keep_ratio=min_keep_ratio)
             for group in graph.groups
@@ -81,62 +81,21 @@ class TablePredictor:
         forms = [form for item in operators for form in (item.inputs, item.outputs)]
         self._fixed = np.array([form.fixed for form in forms], np.int64)
         self._multiplicity = np.array([form.multiplicity for form in forms], np.int64)
-        self._measured: dict[tuple[int, ...], float] = {}
-        self._known_times: dict[tuple[int, ...], NDArray[np.float64]] = {}
-        self._shares = np.ones(len(operators))
         self.observe(graph.full_widths, baseline_ms)
 
-    @property
-    def num_observations(self) -> int:
-        """Networks whose latency has been observed, the original included."""
-        return len(self._measured)
-
-    def predict(self, widths: Sequence[int]) -> float:
-        """Returns the predicted latency in ms of the network with these widths."""
-        return float(self._times(widths) @ self._shares)
-
-    def observe(self, widths: Sequence[int], latency_ms: float) -> None:
-        """Takes in a measured latency and fits anew; a later one of the same network replaces the earlier.
-
-        Raises:
-            MeasurementError: if the latency is not above 0.
-        """
-        if not latency_ms > 0 or not np.isfinite(latency_ms):
-            raise MeasurementError(f"A latency of {latency_ms} ms was observed; measure one above 0 ms.")
-        key = tuple(int(width) for width in widths)
-        self._measured[key] = float(latency_ms)
-        self._known_times[key] = self._times(key)
-        self._fit()
-
-    def state(self) -> dict[str, NDArray[np.generic]]:
-        """Returns all measurements, as arrays that `np.savez` can write."""
-        return {
-            "widths": np.array(list(self._measured), np.int64),
-            "latency_ms": np.array(list(self._measured.values()), np.float64),
-        }
-
-    def restore(self, state: dict[str, NDArray[np.generic]]) -> None:
-        """Takes over what `state` returned."""
-        rows = [tuple(row) for row in state["widths"].tolist()]
-        self._measured = dict(zip(rows, state["latency_ms"].tolist(), strict=True))
-        self._known_times = {row: self._times(row) for row in rows}
-        self._fit()
-
-    def _times(self, widths: Sequence[int]) -> NDArray[np.float64]:
+    def _terms(self, widths: Sequence[int]) -> NDArray[np.float64]:
         """Returns the bound of each operator in ms, [operators]."""
         channels = (self._fixed + self._multiplicity @ np.asarray(widths)).tolist()
         pairs = zip(channels[::2], channels[1::2], strict=True)
         return np.array([bound(*pair) for bound, pair in zip(self._bounds, pairs, strict=True)])
 
-    def _fit(self) -> None:
-        latencies = np.array(list(self._measured.values()))
-        times = np.stack([self._known_times[widths] for widths in self._measured])
-        factor = float(np.median(latencies / times.sum(axis=1)))
-        rows = times / latencies[:, None]
-        prior = _PRIOR_WEIGHT * len(self._shares) ** 0.5 * np.diag(rows.mean(axis=0))
+    def _fit(self, terms: NDArray[np.float64], latencies: NDArray[np.float64]) -> NDArray[np.float64]:
+        factor = float(np.median(latencies / terms.sum(axis=1)))
+        rows = terms / latencies[:, None]
+        prior = _PRIOR_WEIGHT * terms.shape[1] ** 0.5 * np.diag(rows.mean(axis=0))
         matrix = np.concatenate([rows, prior])
         targets = np.concatenate([np.ones(len(rows)), prior.sum(axis=1) * factor])
-        self._shares = nnls(matrix, targets, maxiter=_NNLS_ROUNDS * len(self._shares))[0]
+        return nnls(matrix, targets, maxiter=_NNLS_ROUNDS * terms.shape[1])[0]
 
 
 @dataclasses.dataclass(frozen=True)
