@@ -26,26 +26,15 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the two actions and their arguments."""
     actions = parser.add_subparsers(metavar="ACTION", dest="action", required=True)
-    _add_make(_add_action(actions, "make", "pack the networks of a run that are worth timing on a phone"))
-    _add_measure(_add_action(actions, "measure", "time the networks of a bundle into a latency table"))
+    _add_make(
+        options.add_action(actions, "make", "pack the networks of a run that are worth timing on a phone")
+    )
+    _add_measure(options.add_action(actions, "measure", "time the networks of a bundle into a latency table"))
 
 
 def run(args: argparse.Namespace) -> int:
     """Packs or times."""
     return {"make": _make, "measure": _measure}[args.action](args)
-
-
-def _add_action(actions: Any, name: str, summary: str) -> argparse.ArgumentParser:
-    """Adds an action; what every verb takes may stand behind the action too."""
-    parser: argparse.ArgumentParser = actions.add_parser(
-        name, help=summary, description=summary, allow_abbrev=False
-    )
-    parser.set_defaults(usage_error=parser.error)
-    for option in ("--json", "--debug", "--quiet"):
-        parser.add_argument(
-            option, action="store_true", default=argparse.SUPPRESS, help="as of every command"
-        )
-    return parser
 
 
 def _add_make(parser: argparse.ArgumentParser) -> None:

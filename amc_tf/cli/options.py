@@ -26,6 +26,25 @@ _WIDTHS = (
 _WARMUP_SHARE = 4
 
 
+def add_action(actions: Any, name: str, summary: str) -> argparse.ArgumentParser:
+    """Adds an action of a verb; what every verb takes may stand behind the action too.
+
+    Args:
+        actions: What `ArgumentParser.add_subparsers` returned.
+        name: What the user writes behind the verb.
+        summary: One line of help.
+    """
+    parser: argparse.ArgumentParser = actions.add_parser(
+        name, help=summary, description=summary, allow_abbrev=False
+    )
+    parser.set_defaults(usage_error=parser.error)
+    for option in ("--json", "--debug", "--quiet"):
+        parser.add_argument(
+            option, action="store_true", default=argparse.SUPPRESS, help="as of every command"
+        )
+    return parser
+
+
 def add_model(parser: argparse.ArgumentParser) -> None:
     """Adds the model."""
     parser.add_argument("model", metavar="MODEL", help="a .keras or .h5 file, or `demo`, the shipped network")

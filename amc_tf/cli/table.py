@@ -23,10 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the action and its arguments."""
     actions = parser.add_subparsers(metavar="ACTION", dest="action", required=True)
     summary = "time variants of a network, and fit what predicts any other"
-    build = actions.add_parser("build", help=summary, description=summary, allow_abbrev=False)
-    build.set_defaults(usage_error=build.error, table=None)
-    for option in ("--json", "--debug", "--quiet"):
-        build.add_argument(option, action="store_true", default=argparse.SUPPRESS, help="as of every command")
+    build = options.add_action(actions, "build", summary)
     options.add_model(build)
     build.add_argument("--out", metavar="FILE", required=True, help="the .json file to write")
     choice = build.add_mutually_exclusive_group()
@@ -41,13 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     options.add_widths(build)
     options.add_seed(build)
-    build.add_argument(
-        "--meter",
-        choices=("host", "phone"),
-        help="what times networks (default: phone where -s is given, else host)",
-    )
-    options.add_threads(build)
-    meters.add_phone(build)
+    meters.add_device(build)
 
 
 def run(args: argparse.Namespace) -> int:
