@@ -78,12 +78,12 @@ class PhonePool:
             MeasurementError: A network cannot be timed; the sentence says whether candidate or reference.
         """
         board = _Board(self._workers[0].meter.timing)
-        futures = [
-            worker.submit(_take_rounds, worker.meter, tflite, board) for worker in self._free_workers()
-        ]
-        for future in futures:
-            future.add_done_callback(lambda _: board.wake())
         try:
+            futures = [
+                worker.submit(_take_rounds, worker.meter, tflite, board) for worker in self._free_workers()
+            ]
+            for future in futures:
+                future.add_done_callback(lambda _: board.wake())
             sessions = board.wait(futures)
         finally:
             board.stop()
