@@ -138,7 +138,8 @@ def _read_run(folder: Path) -> _Run:
 
 
 def _read_episodes(path: Path) -> dict[int, Score]:
-    lines = path.read_bytes().splitlines() if path.exists() else []
+    text = path.read_bytes() if path.exists() else b""
+    lines = text[: text.rfind(b"\n") + 1].splitlines()  # a run that goes on or was killed may end in a half
     records = [_parse(line, f"{path}, line {number},") for number, line in enumerate(lines, 1)]
     try:
         return {record["episode"]: Score.from_json(record) for record in records if record.get("widths")}

@@ -198,8 +198,16 @@ def test_a_folder_without_a_run_is_refused(tmp_path, model):
         make_bundle(tmp_path, tmp_path / "bundle.zip", model=model)
 
 
+def test_a_last_episode_that_is_half_written_is_left_out(search, model, tmp_path):
+    with (search / "episodes.jsonl").open("a") as file:
+        file.write('{"episode": 99, "wid')
+    names = [network.name for network in make_bundle(search, tmp_path / "b.zip", model=model).networks]
+    assert names[0] == "original"
+    assert not any("99" in name for name in names)
+
+
 @pytest.mark.parametrize("line", ["{", "[]", '{"widths": [8, 12, 8]}'])
 def test_a_damaged_episode_is_named(search, model, line):
-    (search / "episodes.jsonl").write_text(line)
+    (search / "episodes.jsonl").write_text(f"{line}\n")
     with pytest.raises(RunFolderError, match=r"episodes.jsonl.*cannot be bundled"):
         make(search, model=model)
