@@ -180,7 +180,8 @@ def _conditions(result: Mapping[str, Any]) -> Iterator[str]:
     if result["binary_sha256"]:
         yield f"benchmark_model {result['binary_sha256'][:12]}"
     if conditions.get("cores"):
-        yield f"cores {', '.join(conditions['cores'])}"
+        cores, mask = conditions["cores"], conditions.get("mask")
+        yield f"cores {', '.join(cores)}" + ("" if mask in (None, *cores) else f" (asked for {mask})")
     battery = [conditions.get(when, {}).get("battery_c") for when in ("before", "after")]
     if None not in battery:
         yield f"battery {battery[0]:.1f} → {battery[1]:.1f} °C"

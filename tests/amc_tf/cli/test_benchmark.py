@@ -156,7 +156,8 @@ class ProfilingMeter(ScriptedMeter):
         conditions = {
             "device": {"model": "Pixel 8", "serial": "A1"},
             "binary_sha256": "70" * 32,
-            "cores": ["4-8"],
+            "mask": "f0",
+            "cores": ["ff"],
             "before": {"battery_c": 30.0},
             "after": {"battery_c": 31.25},
             "memory": {"init_mb": 1.5, "overall_mb": 4.0, "peak_mb": None},
@@ -188,8 +189,8 @@ def test_a_phone_tells_device_binary_memory_and_temperatures(benchmark, phone):
     (stored,) = history(benchmark)
     assert stored == {name: value for name, value in result.items() if name in stored}
     assert benchmark("net.tflite", "--meter=phone").out.splitlines()[1] == (
-        "benchmark_model 707070707070; cores 4-8; battery 30.0 → 31.2 °C; init memory 1.5 MB; "
-        "overall memory 4.0 MB"
+        "benchmark_model 707070707070; cores ff (asked for f0); battery 30.0 → 31.2 °C; init "
+        "memory 1.5 MB; overall memory 4.0 MB"
     )
 
 
