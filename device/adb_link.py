@@ -179,13 +179,13 @@ class TcpLink(Link):
 
 
 def split_address(address: str) -> tuple[str, int]:
-    """Returns host and port of HOST, HOST:PORT or [IPv6]:PORT; without a port, that of `adb tcpip`.
+    """Returns host and port of HOST, HOST:PORT, IPv6 or [IPv6]:PORT; without a port, that of `adb tcpip`.
 
     Raises:
         PhoneError: It is none of these.
     """
     host, colon, port = address.rpartition(":")
-    if not colon or address.endswith("]"):
+    if not colon or address.endswith("]") or (":" in host and not host.endswith("]")):
         host, port = address, str(DEFAULT_PORT)
     host = host.removeprefix("[").removesuffix("]")
     if not host or not (port.isascii() and port.isdigit()) or not 0 < int(port) < 65536:

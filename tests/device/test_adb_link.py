@@ -65,6 +65,7 @@ def test_an_answer_that_takes_the_file_is_no_refusal() -> None:
         ("pixel.local", "pixel.local", 5555),
         ("[::1]:5556", "::1", 5556),
         ("[fe80::1]", "fe80::1", 5555),
+        ("fe80::1", "fe80::1", 5555),
     ],
 )
 def test_addresses_are_host_and_port(address: str, host: str, port: int) -> None:
