@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
 def _measure(args: argparse.Namespace) -> Measurement:
     """Times and stores the network, whether or not it was timed before."""
     if meters.meter_kind(args) == "host" and args.profile:
-        args.usage_error("--profile is what the phone's tool tells: give -s SERIAL or --meter phone")
+        args.usage_error("--profile needs a phone: give -s SERIAL or --meter phone")
     network = _read(args.tflite)
     reference = _read(args.reference) if args.reference else None
     from amc_tf.device.store import Measurement, MeasurementStore, utc_now
@@ -168,8 +168,10 @@ def _describe(result: Mapping[str, Any]) -> str:
         f"{result['meter']}, {result['file_bytes'] / 1000:.1f} kB"
     ]
     if result["speed_up"]:
-        times = f"{result['reference_median_ms']:.3f} ms; {result['speed_up']:.2f} × as fast"
-        lines.append(f"{result['reference']}: {times}")
+        lines.append(
+            f"{result['speed_up']:.2f} × as fast as {result['reference']} in the same rounds "
+            f"({result['reference_median_ms']:.3f} ms)"
+        )
     lines.append("; ".join(_conditions(result)))
     return "\n".join(filter(None, lines))
 
@@ -181,13 +183,21 @@ def _conditions(result: Mapping[str, Any]) -> Iterator[str]:
         yield f"benchmark_model {result['binary_sha256'][:12]}"
     if conditions.get("cores"):
         cores, mask = conditions["cores"], conditions.get("mask")
-        yield f"cores {', '.join(cores)}" + ("" if mask in (None, *cores) else f" (asked for {mask})")
+        asked = "" if mask in (None, *cores) else f" (asked for {_core_numbers(mask)})"
+        yield f"ran on {' or '.join(map(_core_numbers, cores))}{asked}"
     battery = [conditions.get(when, {}).get("battery_c") for when in ("before", "after")]
     if None not in battery:
         yield f"battery {battery[0]:.1f} → {battery[1]:.1f} °C"
     for name, size_mb in memory.items():
         if size_mb is not None:
             yield f"{name.removesuffix('_mb')} memory {size_mb:.1f} MB"
+
+
+def _core_numbers(mask: str) -> str:
+    """Writes the cores of a mask in hex, which may have commas, such as "f0": "cores 4, 5, 6, 7"."""
+    bits = int(mask.replace(",", ""), 16)
+    numbers = [str(number) for number in range(bits.bit_length()) if bits >> number & 1]
+    return f"core{'s' if len(numbers) > 1 else ''} {', '.join(numbers)}"
 
 
 def _operator_table(profile: Sequence[OperatorTime]) -> str:

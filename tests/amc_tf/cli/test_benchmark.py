@@ -5,6 +5,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -102,7 +103,7 @@ def test_a_store_that_cannot_be_used_is_one_sentence(benchmark, tmp_path):
     [
         (
             ["net.tflite", "--profile"],
-            "--profile is what the phone's tool tells: give -s SERIAL or --meter phone",
+            "--profile needs a phone: give -s SERIAL or --meter phone",
         ),
         (["net.tflite", "--fp16"], "--fp16 is about a phone"),
         (["net.tflite", "--history"], "--history lists all measurements: give no file"),
@@ -189,9 +190,14 @@ def test_a_phone_tells_device_binary_memory_and_temperatures(benchmark, phone):
     (stored,) = history(benchmark)
     assert stored == {name: value for name, value in result.items() if name in stored}
     assert benchmark("net.tflite", "--meter=phone").out.splitlines()[1] == (
-        "benchmark_model 707070707070; cores ff (asked for f0); battery 30.0 → 31.2 °C; init "
-        "memory 1.5 MB; overall memory 4.0 MB"
+        "benchmark_model 707070707070; ran on cores 0, 1, 2, 3, 4, 5, 6, 7 (asked for cores 4, 5, 6, 7); "
+        "battery 30.0 → 31.2 °C; init memory 1.5 MB; overall memory 4.0 MB"
     )
+
+
+def test_a_comparison_names_what_it_compares_with(benchmark):
+    result = benchmark("net.tflite", "--reference=net.tflite", "--runs=20").out.splitlines()[1]
+    assert re.fullmatch(r"\d\.\d\d × as fast as net\.tflite in the same rounds \(\d\.\d{3} ms\)", result)
 
 
 def test_a_profile_is_printed_by_operator_and_by_kind_and_can_be_read_back(benchmark, phone):
