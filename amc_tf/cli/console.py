@@ -114,7 +114,7 @@ class CoolDownBar:
         """Moves the bar; the last call of a wait takes it away."""
         if self._bar is None:
             self._bar = tqdm(desc="the phone cools down", total=round(wait.limit_s), unit="s", leave=False)
-        self._bar.set_postfix_str(_battery(wait), refresh=False)
+        self._bar.set_postfix_str(_heat(wait), refresh=False)
         self._bar.update(round(wait.seconds_waited) - self._bar.n)
         if wait.is_over:
             self._bar.close()
@@ -123,13 +123,16 @@ class CoolDownBar:
 
 def _say_cool_down(wait: CoolDown) -> None:
     if wait.is_over:
-        say(f"The wait took {wait.seconds_waited:.0f} s{_battery(wait)}.")
+        say(f"The phone was given {wait.seconds_waited:.0f} s to cool down ({_heat(wait)}).")
     elif wait.seconds_waited == 0:
-        say(f"The phone is too hot{_battery(wait)}; it gets up to {wait.limit_s:.0f} s to cool down.")
+        say(f"The phone is too hot ({_heat(wait)}); it gets up to {wait.limit_s:.0f} s to cool down.")
 
 
-def _battery(wait: CoolDown) -> str:
-    return "" if wait.battery_c is None else f", battery {wait.battery_c:.1f} °C"
+def _heat(wait: CoolDown) -> str:
+    """Writes what is known of the heat; Android's thermal status can be high while the battery is cool."""
+    battery = [] if wait.battery_c is None else [f"battery {wait.battery_c:.1f} °C"]
+    status = [] if wait.thermal_status is None else [f"thermal status {wait.thermal_status} of 6"]
+    return ", ".join(battery + status) or "it does not tell how hot"
 
 
 class LineProgress(Progress):

@@ -48,10 +48,12 @@ def test_the_wait_for_a_hot_phone_is_told_at_its_begin_and_its_end(capsys):
     for wait in WAITS:
         show(wait)
     show(CoolDown(0.0, 600.0, None, 2))
+    show(CoolDown(0.0, 600.0, 28.5, 3))
     assert capsys.readouterr().err.splitlines() == [
-        "The phone is too hot, battery 42.3 °C; it gets up to 600 s to cool down.",
-        "The wait took 10 s, battery 38.9 °C.",
-        "The phone is too hot; it gets up to 600 s to cool down.",
+        "The phone is too hot (battery 42.3 °C, thermal status 1 of 6); it gets up to 600 s to cool down.",
+        "The phone was given 10 s to cool down (battery 38.9 °C, thermal status 0 of 6).",
+        "The phone is too hot (thermal status 2 of 6); it gets up to 600 s to cool down.",
+        "The phone is too hot (battery 28.5 °C, thermal status 3 of 6); it gets up to 600 s to cool down.",
     ]
 
 
