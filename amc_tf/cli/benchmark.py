@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 from amc_tf.cli import console, meters
 from amc_tf.cli.text import align, percent
 from amc_tf.cli.text import latency as latency_text
-from amc_tf.errors import MeasurementError, RunFolderError
+from amc_tf.errors import MeasurementError, RunFolderError, SettingsError
 
 if TYPE_CHECKING:
     from amc_tf.device.benchmark_profile import OperatorTime
@@ -80,6 +80,8 @@ def _measure(args: argparse.Namespace) -> Measurement:
     """Times and stores the network, whether or not it was timed before."""
     if meters.meter_kind(args) == "host" and args.profile:
         args.usage_error("--profile needs a phone: give -s SERIAL or --meter phone")
+    if args.runs is not None and args.runs < 1:
+        raise SettingsError(f"--runs is {args.runs}: give 1 or more.")
     network = _read(args.tflite)
     reference = _read(args.reference) if args.reference else None
     from amc_tf.device.store import Measurement, MeasurementStore, utc_now

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from amc_tf.cli import console, options
+from amc_tf.errors import SettingsError
 
 if TYPE_CHECKING:
     from amc_tf.device.latency import LatencyMeter
@@ -20,6 +21,7 @@ HOST_RUNS = 200
 TRANSPORTS = ("auto", "server", "tcp", "usb")
 DELEGATES = ("cpu", "gpu", "nnapi")
 _TABLE = "table:"
+_MAX_RUN_SECONDS = 150.0  # no run of the tool goes on for longer
 # Options that only a phone heeds, by the name of their value, and the value that they have when not given.
 _PHONE_OPTIONS = {
     "serial": None,
@@ -111,6 +113,8 @@ def meter_kind(args: argparse.Namespace) -> str:
 
     Raises:
         SystemExit: With 2 where an option was given that the meter does not heed.
+        SettingsError: A value is outside its range, or a phone is given twice.
+        RunFolderError: The table to learn has no folder.
     """
     kind = (args.meter or ("phone" if args.serial else "host")).partition(":")[0]
     given = [name for name, default in _PHONE_OPTIONS.items() if getattr(args, name) != default]
@@ -119,7 +123,23 @@ def meter_kind(args: argparse.Namespace) -> str:
         args.usage_error(f"{option} is about a phone, but networks are timed by {kind}: give --meter phone.")
     if kind != "phone" and args.table:
         args.usage_error(f"--table goes with --meter phone; to do without one, give --meter {_TABLE}FILE.")
+    _check_values(args)
+    if args.table:
+        console.check_output(args.table, overwrite=True, suffixes=(".json",))
     return kind
+
+
+def _check_values(args: argparse.Namespace) -> None:
+    """Refuses values that no meter can use, in the words of the options that they were given with."""
+    for name in ("threads", "rounds"):
+        if getattr(args, name) < 1:
+            raise SettingsError(f"--{name} is {getattr(args, name)}: give 1 or more.")
+    if not 0 <= args.run_seconds <= _MAX_RUN_SECONDS:
+        raise SettingsError(f"--run-seconds is {args.run_seconds:g}: give 0 to {_MAX_RUN_SECONDS:g}.")
+    serials = args.serial or []
+    twice = sorted({serial for serial in serials if serials.count(serial) > 1})
+    if twice:
+        raise SettingsError(f"-s {twice[0]} is given twice: give each phone once.")
 
 
 @contextlib.contextmanager

@@ -195,6 +195,10 @@ def test_a_phone_tells_device_binary_memory_and_temperatures(benchmark, phone):
     )
 
 
+def test_fewer_runs_than_one_are_refused(benchmark):
+    assert benchmark("net.tflite", "--runs=0").err == "amc-tf: --runs is 0: give 1 or more.\n"
+
+
 def test_a_comparison_names_what_it_compares_with(benchmark):
     result = benchmark("net.tflite", "--reference=net.tflite", "--runs=20").out.splitlines()[1]
     assert re.fullmatch(r"\d\.\d\d × as fast as net\.tflite in the same rounds \(\d\.\d{3} ms\)", result)

@@ -120,7 +120,7 @@ def test_a_wrong_value_is_told_what_would_be_right(amc, tmp_path, option, words)
 
 def test_threads_below_one(amc, tmp_path):
     words = ["compress", "tiny.keras", *SEARCH, "--meter=host", "--threads=0", "--out", tmp_path / "x"]
-    assert "num_threads must be an integer of 1 or more" in sentence(amc(*words))
+    assert "--threads is 0: give 1 or more" in sentence(amc(*words))
 
 
 def test_plan_of_another_model(amc, tmp_path):

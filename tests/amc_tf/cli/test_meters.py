@@ -12,7 +12,7 @@ from amc_tf.device.phone_meter import PhoneMeter
 from amc_tf.device.phone_pool import PhonePool
 from amc_tf.device.table import LatencyTable, TableMeter
 from amc_tf.device.table_learning import LearningMeter, measured_with
-from amc_tf.errors import MeasurementError, PhoneError, SettingsError
+from amc_tf.errors import MeasurementError, PhoneError, RunFolderError, SettingsError
 from tests.fake_bench import TOOL
 from tests.fake_phone import FakePhoneTransport
 from tests.trained import make_classifier, make_table
@@ -56,6 +56,27 @@ def test_options_that_the_meter_does_not_heed_are_wrong_usage(capsys, words, sen
         main([*SEARCH, *words])
     assert stopped.value.code == 2
     assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--threads=0"], "--threads is 0: give 1 or more"),
+        (["-s=A", "--rounds=0"], "--rounds is 0: give 1 or more"),
+        (["-s=A", "--run-seconds=-1"], "--run-seconds is -1: give 0 to 150"),
+        (["-s=A", "--run-seconds=nan"], "--run-seconds is nan: give 0 to 150"),
+        (["-s=A", "-s=B", "-s=A"], "-s A is given twice: give each phone once"),
+    ],
+)
+def test_a_value_out_of_range_is_told_by_the_name_of_its_option(words, sentence):
+    with pytest.raises(SettingsError, match=f"^{sentence}"):
+        meters.meter_kind(parse(*words))
+
+
+def test_a_table_to_learn_is_refused_before_anything_runs_if_it_cannot_be_written(tmp_path):
+    for name, words in (("no/t.json", "there is no folder"), ("t.txt", "must end in .json")):
+        with pytest.raises(RunFolderError, match=words):
+            meters.meter_kind(parse("-s=A", f"--table={tmp_path / name}"))
 
 
 def test_this_machine_is_opened_with_its_threads():

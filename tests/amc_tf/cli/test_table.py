@@ -97,7 +97,7 @@ def test_this_machine_can_be_the_device(amc, tmp_path):
     [
         (["--networks=1"], "at least 2 networks"),
         (["--round-to=0"], "round_to=0"),
-        (["--threads=0"], "num_threads must be an integer of 1 or more"),
+        (["--threads=0"], "--threads is 0: give 1 or more"),
         (["--out=table.txt"], "table.txt must end in .json"),
         (["--out=none/table.json"], "there is no folder none"),
     ],
