@@ -31,6 +31,7 @@ _DOWNLOAD_TIMEOUT_S = 600.0
 # The machine field of an ELF header, and what such a program is called.
 _MACHINES = {3: "32-bit x86", 40: "32-bit ARM", 62: "x86-64", 183: "64-bit ARM"}
 _MACHINE_OF_ABI = {"arm64-v8a": 183, "armeabi-v7a": 40, "x86": 3, "x86_64": 62}
+_COMMON_FLAGS = ("graph", "num_threads", "num_runs")  # every generation of the tool has them
 _OWN_BINARY = "name a program of your own with --benchmark-binary"
 
 
@@ -103,12 +104,13 @@ def find_tool(
         fetch: Address -> content; `download` unless given.
 
     Raises:
-        MeasurementError: The file is missing or made for another processor, there is no download for the ABI,
-            it fails, or it does not hash to what it must.
+        MeasurementError: The file is missing, another program or made for another processor; there is no
+            download for the ABI, it fails, or it does not hash to what it must.
     """
     if binary is not None:
         tool = BenchmarkTool.from_content(_read(Path(binary)), str(binary))
         check_abi(tool.content, abi, tool.origin)
+        _check_is_benchmark(tool)
         return tool
     source = source_for(abi)
     cache = _Cache(cache_folder or default_cache_folder())
@@ -178,6 +180,16 @@ def check_abi(content: bytes, abi: str, name: str) -> None:
         raise MeasurementError(
             f"{name} is a program for {made_for}, but the phone's ABI is {abi}; use the benchmark_model that "
             f"is built for {_MACHINES.get(wanted, abi)}."
+        )
+
+
+def _check_is_benchmark(tool: BenchmarkTool) -> None:
+    """Refuses another program than a benchmark of TFLite networks, by the flags that all of them have."""
+    missing = [flag for flag in _COMMON_FLAGS if not tool.supports(flag)]
+    if missing:
+        raise MeasurementError(
+            f"{tool.origin} is not benchmark_model: it has no --{' and no --'.join(missing)}; name the "
+            "benchmark_model program itself."
         )
 
 

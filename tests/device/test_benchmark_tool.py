@@ -32,7 +32,7 @@ def elf(machine: int, *, big_endian: bool = False) -> bytes:
     )
 
 
-ARM64 = elf(183)
+ARM64 = elf(183) + b"\0graph\0num_threads\0num_runs\0"
 
 
 class Fetch:
@@ -181,6 +181,15 @@ def test_a_program_for_another_processor_is_refused(tmp_path: Path) -> None:
 def test_what_is_no_program_is_refused(content: bytes) -> None:
     with pytest.raises(MeasurementError, match="neither an ELF file nor a script"):
         check_abi(content, "arm64-v8a", "tool")
+
+
+def test_another_program_is_not_taken_for_the_tool(tmp_path: Path) -> None:
+    path = tmp_path / "true"
+    path.write_bytes(elf(183) + b"\0num_threads\0")
+    with pytest.raises(
+        MeasurementError, match="true is not benchmark_model: it has no --graph and no --num_runs; name"
+    ):
+        find_tool("arm64-v8a", binary=path)
 
 
 def test_the_dialect_shows_in_the_names_of_the_flags() -> None:
