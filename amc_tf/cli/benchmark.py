@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from amc_tf.device.store import Measurement
 
 _HISTORY = 20
+_TFLITE_IDENTIFIER = b"TFL3"  # bytes 4 to 7 of every file
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -78,7 +79,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _measure(args: argparse.Namespace) -> Measurement:
     """Times and stores the network, whether or not it was timed before."""
-    if meters.meter_kind(args) == "host" and args.profile:
+    kind = meters.meter_kind(args)
+    if kind == "host" and args.profile:
         args.usage_error("--profile needs a phone: give -s SERIAL or --meter phone")
     if args.runs is not None and args.runs < 1:
         raise SettingsError(f"--runs is {args.runs}: give 1 or more.")
@@ -87,6 +89,8 @@ def _measure(args: argparse.Namespace) -> Measurement:
     from amc_tf.device.store import Measurement, MeasurementStore, utc_now
 
     with MeasurementStore(_store_file(args)) as store, meters.open_device(args, num_runs=args.runs) as meter:
+        if kind == "phone":
+            console.say(_announcement(args, meter.name), quiet=args.quiet)
         # First the profile, which the tool may not be able to take.
         profile = cast("PhoneMeter", meter).profile(network) if args.profile else ()
         beside = meter.with_reference(reference) if reference else meter
@@ -101,6 +105,15 @@ def _measure(args: argparse.Namespace) -> Measurement:
         )
         store.put(measurement)
     return measurement
+
+
+def _announcement(args: argparse.Namespace, meter_name: str) -> str:
+    """Tells, before a phone is silent for a while, what it does and how long that takes at least."""
+    what = f"{args.tflite} beside {args.reference}" if args.reference else args.tflite
+    least_s = 1.5 * args.run_seconds * args.rounds * (2 if args.reference else 1)
+    return (
+        f"Timing {what} on {meter_name}: {args.rounds} to {3 * args.rounds} rounds, {least_s:.0f} s or more."
+    )
 
 
 def _store_file(args: argparse.Namespace) -> Path:
@@ -122,7 +135,10 @@ def _read(name: str) -> bytes:
     path = Path(name)
     if not path.is_file():
         raise MeasurementError(f"There is no file {path}: give a .tflite file.")
-    return path.read_bytes()
+    content = path.read_bytes()
+    if content[4:8] != _TFLITE_IDENTIFIER:
+        raise MeasurementError(f"{path} is no TFLite network; `amc-tf convert` makes one of a Keras model.")
+    return content
 
 
 def _readable(name: str) -> str:

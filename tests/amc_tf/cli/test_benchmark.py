@@ -199,6 +199,21 @@ def test_fewer_runs_than_one_are_refused(benchmark):
     assert benchmark("net.tflite", "--runs=0").err == "amc-tf: --runs is 0: give 1 or more.\n"
 
 
+def test_a_phone_announces_how_long_it_takes_unless_quiet(benchmark, phone):
+    words = ["net.tflite", "--reference=net.tflite", "-s=A1", "--run-seconds=2"]
+    assert benchmark(*words).err == (
+        "Timing net.tflite beside net.tflite on Pixel 8:cpu:1-thread: 3 to 9 rounds, 18 s or more.\n"
+    )
+    assert benchmark(*words, "--quiet").err == ""
+
+
+@pytest.mark.parametrize("words", [["junk.tflite"], ["net.tflite", "--reference=junk.tflite"]])
+def test_what_is_no_network_is_named_before_a_phone_is_asked(benchmark, phone, tmp_path, words):
+    (tmp_path / "junk.tflite").write_bytes(b"PK\x03\x04 a model")
+    assert "junk.tflite is no TFLite network" in benchmark(*words, "-s=A1").err
+    assert phone == []
+
+
 def test_a_comparison_names_what_it_compares_with(benchmark):
     result = benchmark("net.tflite", "--reference=net.tflite", "--runs=20").out.splitlines()[1]
     assert re.fullmatch(r"\d\.\d\d × as fast as net\.tflite in the same rounds \(\d\.\d{3} ms\)", result)
