@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -10,6 +11,7 @@ from tqdm import tqdm
 
 from amc_tf.cli import console, meters, options
 from amc_tf.cli.text import align, percent
+from amc_tf.errors import RunFolderError
 
 if TYPE_CHECKING:
     from amc_tf.device.latency import LatencyMeter
@@ -44,13 +46,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Builds a table and prints how well it predicts networks that it has not seen."""
     with console.stdout_for_results():
-        path = console.check_output(args.out, overwrite=args.overwrite or args.resume, suffixes=(".json",))
+        path = _output(args)
         table = _build(args, path)
     if args.json:
         console.print_json(_record(path, table))
     else:
         print(_text(path, table))
     return 0
+
+
+def _output(args: argparse.Namespace) -> Path:
+    """Checks where the table is to go, before any work is done."""
+    path = Path(args.out)
+    if path.exists() and not (args.overwrite or args.resume):
+        raise RunFolderError(
+            f"{path} exists: give --resume to add networks to it, --overwrite to replace it, or name another "
+            "file."
+        )
+    return console.check_output(path, overwrite=True, suffixes=(".json",))
 
 
 def _build(args: argparse.Namespace, path: Path) -> LatencyTable:
@@ -72,6 +85,8 @@ def _build(args: argparse.Namespace, path: Path) -> LatencyTable:
         timed_with = cast("LatencyMeter", meter)  # there is one: `--meter none` is no choice here
 
         def show(sample: TableSample, is_known: bool) -> None:
+            if not sys.stderr.isatty():
+                console.say(f"{sample.label}: {sample.median_ms:.3f} ms", quiet=args.quiet)
             bar.set_postfix(network=sample.label, ms=f"{sample.median_ms:.3f}", refresh=False)
             bar.update()
 

@@ -31,6 +31,8 @@ def test_a_table_is_built_on_a_phone_and_its_error_told(amc, phone, tmp_path):
     path = tmp_path / "my phone.json"
     outcome = amc(*BUILD, "-s", "PHONE1", "--out", path)
     assert outcome.code == 0
+    progress = [line.partition(":")[0] for line in outcome.err.splitlines()]
+    assert progress[:2] == ["original", "uniform 0.75"] and len(progress) == 8
     lines = outcome.out.splitlines()
     assert lines[0].split() == ["network", "measured", "predicted", "unseen", "error"]
     assert lines[1].split()[0] == "original" and lines[2].startswith("uniform 0.75")
@@ -61,7 +63,7 @@ def test_an_interrupted_build_is_resumed(amc, phone, tmp_path):
     assert (outcome.code, outcome.out) == (1, "") and "The phone has gone" in outcome.err
     phone.measure = measure
     refused = amc(*BUILD, "--out", path)
-    assert refused.code == 1 and "exists: give --overwrite" in refused.err
+    assert refused.code == 1 and "exists: give --resume to add" in refused.err
     assert amc(*BUILD, "--out", path, "--resume").code == 0
     assert len(phone.measured) == 8 == len(LatencyTable.load(path).samples)
 
