@@ -14,7 +14,8 @@ from amc_tf.budget import Budget
 from amc_tf.data import DataSplit, ImageData, as_image_data, same_classes, split_data, to_input_range
 from amc_tf.device.convert import to_tflite
 from amc_tf.device.latency import LatencyMeter
-from amc_tf.device.store import CachedMeter, MeasurementStore, RecordingMeter
+from amc_tf.device.store import MeasurementStore
+from amc_tf.device.stored_meters import CachedMeter, RecordingMeter
 from amc_tf.device.table import LatencyTable
 from amc_tf.errors import MeasurementError, RunStoppedError
 from amc_tf.finetune import EpochRecord, finetune

@@ -85,24 +85,6 @@ class Phone:
         self.connect()
         return self._transport.shell(text, timeout_s=timeout_s)
 
-    def check(self, *words: str, timeout_s: float = 30.0) -> str:
-        """Runs one command that must succeed, and returns its standard output.
-
-        Args:
-            *words: As for `shell`.
-            timeout_s: Longest wait for its end, in seconds.
-
-        Raises:
-            MeasurementError: Its exit code is not 0; the message has the phone's words.
-        """
-        result = self.shell(*words, timeout_s=timeout_s)
-        if result.exit_code != 0:
-            raise MeasurementError(
-                f"The command {words[0]} failed on the phone {self.serial} with exit code "
-                f"{result.exit_code}: {clean(result.stderr or result.stdout) or 'it said nothing'}."
-            )
-        return result.stdout
-
     def push(self, content: bytes, path: str, timeout_s: float | None = None) -> None:
         """Writes a file, readable and executable by the shell user.
 
@@ -118,19 +100,6 @@ class Phone:
             timeout_s = _FILE_TIMEOUT_S + len(content) / _SLOWEST_BYTES_PER_S
         self.connect()
         self._transport.push(content, path, timeout_s=timeout_s)
-
-    def pull(self, path: str, timeout_s: float = _FILE_TIMEOUT_S) -> bytes:
-        """Returns the contents of a file.
-
-        Args:
-            path: Which.
-            timeout_s: Longest wait, in seconds.
-
-        Raises:
-            MeasurementError: There is no such file, or it may not be read.
-        """
-        self.connect()
-        return self._transport.pull(path, timeout_s=timeout_s)
 
     def info(self) -> PhoneInfo:
         """Returns which phone it is; asked once.

@@ -96,16 +96,6 @@ class PhoneInfo:
         ordered = sorted(self.cores, key=lambda core: (-core.max_khz, core.index))
         return tuple(tuple(group) for _, group in itertools.groupby(ordered, lambda core: core.max_khz))
 
-    @property
-    def big_cores(self) -> tuple[int, ...]:
-        """The cores that one thread is timed on; see `cores_for`."""
-        return self.cores_for(1)
-
-    @property
-    def big_core_mask(self) -> str:
-        """The big cores as `taskset` takes them, in hex: "f0" is 4 to 7; empty where no core is known."""
-        return core_mask(self.big_cores)
-
     def cores_for(self, num_threads: int) -> tuple[int, ...]:
         """Returns the fastest cores on which so many threads each have one, in whole clusters.
 

@@ -43,6 +43,7 @@ LAYERS = (
     "amc_tf.device.phone_pool",
     "amc_tf.device.host_meter",
     "amc_tf.device.store",
+    "amc_tf.device.stored_meters",
     "amc_tf.device.operators",
     "amc_tf.device.operator_times",
     "amc_tf.device.table_file",

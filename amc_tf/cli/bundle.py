@@ -146,7 +146,8 @@ def _time_networks(
         RunStoppedError: The phone dropped out; what was timed is kept.
         MeasurementError: The original cannot be timed, or the table is of another device.
     """
-    from amc_tf.device.store import CachedMeter, MeasurementStore
+    from amc_tf.device.store import MeasurementStore
+    from amc_tf.device.stored_meters import CachedMeter
     from amc_tf.device.table_learning import LearningMeter
 
     networks = bundle.manifest.networks

@@ -44,7 +44,8 @@ def _search(args: argparse.Namespace) -> tuple[Score, Score, str]:
     settings = options.search_settings(args)
     budget = options.search_budget(args, settings, has_meter=meters.meter_kind(args) != "none")
     from amc_tf.data import split_data
-    from amc_tf.device.store import CachedMeter, MeasurementStore
+    from amc_tf.device.store import MeasurementStore
+    from amc_tf.device.stored_meters import CachedMeter
     from amc_tf.model_file import load_model
     from amc_tf.run_folder import RunFolder
     from amc_tf.session import PruningSession, starting_table

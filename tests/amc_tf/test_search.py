@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from amc_tf.budget import Budget, WidthBounds
-from amc_tf.device.store import CachedMeter, MeasurementStore
+from amc_tf.device.store import MeasurementStore
+from amc_tf.device.stored_meters import CachedMeter
 from amc_tf.elite import EliteExplorer
 from amc_tf.env import PruningEnv
 from amc_tf.errors import ConversionError, MeasurementError, PhoneError, RunFolderError, RunStoppedError

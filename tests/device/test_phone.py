@@ -3,7 +3,6 @@
 import pytest
 
 from amc_tf.device.phone import Conditions, Core, Phone
-from amc_tf.device.transport import ShellResult
 from amc_tf.errors import MeasurementError, PhoneError, PhoneTimeoutError
 from tests.fake_phone import Call, FakePhoneTransport, ScriptedTransport
 
@@ -21,23 +20,6 @@ def test_every_word_of_a_command_is_quoted() -> None:
     assert transport.timeouts_s == [7.0, 3.0]
 
 
-def test_a_command_that_must_succeed_fails_with_the_phones_words() -> None:
-    answer = ShellResult("", "mkdir: '/x':\x1b[31m Read-only file system\n", 1)
-    phone, transport = scripted(Call("connect"), Call("shell", "mkdir /x", answer))
-    with (
-        transport,
-        pytest.raises(MeasurementError, match=r"mkdir failed .* exit code 1: .*Read-only") as caught,
-    ):
-        phone.check("mkdir", "/x")
-    assert "\x1b" not in str(caught.value)
-
-
-def test_a_command_that_succeeds_gives_its_output() -> None:
-    phone, transport = scripted(Call("connect"), Call("shell", "echo", ShellResult("out", "err", 0)))
-    with transport:
-        assert phone.check("echo") == "out"
-
-
 def test_the_time_for_a_push_grows_with_the_file() -> None:
     phone, transport = scripted(Call("connect"), Call("push", "/data/x", content=bytes(5_000_000)))
     with transport:
@@ -46,9 +28,9 @@ def test_the_time_for_a_push_grows_with_the_file() -> None:
 
 
 def test_a_phone_is_connected_and_closed_by_with() -> None:
-    phone, transport = scripted(Call("connect"), Call("connect"), Call("pull", "/f", b"abc"), Call("close"))
+    phone, transport = scripted(Call("connect"), Call("connect"), Call("shell", "ls", "abc"), Call("close"))
     with transport, phone:
-        assert phone.pull("/f") == b"abc"
+        assert phone.shell("ls").stdout == "abc"
 
 
 def test_a_phone_that_dropped_out_is_connected_again_by_the_next_question() -> None:

@@ -161,13 +161,13 @@ def test_cores_that_are_off_are_known_from_their_cluster() -> None:
     )
     info = parse_info(answer(cores), "A1")
     assert [core.max_khz for core in info.cores] == [1804800] * 4 + [2841600, 0]
-    assert info.big_cores == (0, 1, 2, 3, 4)
+    assert info.cores_for(1) == (0, 1, 2, 3, 4)
 
 
 def test_a_phone_that_hides_its_clocks_runs_on_all_cores() -> None:
     info = parse_info(answer("--- amc-tf present\n0-3,6\n"), "A1")
-    assert info.big_cores == (0, 1, 2, 3, 6)
-    assert parse_info("", "A1").big_core_mask == ""
+    assert info.cores_for(1) == (0, 1, 2, 3, 6)
+    assert core_mask(parse_info("", "A1").cores_for(1)) == ""
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,7 @@ def test_a_phone_that_hides_its_clocks_runs_on_all_cores() -> None:
     ],
 )
 def test_the_big_cores_are_the_fastest_cluster_and_at_least_two(clocks_khz: list[int], mask: str) -> None:
-    assert phone(*clocks_khz).big_core_mask == mask
+    assert core_mask(phone(*clocks_khz).cores_for(1)) == mask
 
 
 def test_more_threads_take_more_whole_clusters() -> None:

@@ -16,7 +16,8 @@ from amc_tf.device.benchmark_run import RunSettings
 from amc_tf.device.phone import Phone
 from amc_tf.device.phone_meter import CoolDown, PhoneMeter, PhoneTiming
 from amc_tf.device.phone_pool import PhonePool
-from amc_tf.device.store import CachedMeter, MeasurementStore
+from amc_tf.device.store import MeasurementStore
+from amc_tf.device.stored_meters import CachedMeter
 from amc_tf.device.workbench import Workbench
 from tests.adbd import Daemon
 from tests.stand_in_tool import stand_in_tool

@@ -11,31 +11,11 @@ import sys
 import pytest
 
 from amc_tf.device.benchmark_profile import OperatorTime
-from amc_tf.device.latency import Latency, LatencyMeter
-from amc_tf.device.store import CachedMeter, Measurement, MeasurementStore, RecordingMeter, utc_now
-from amc_tf.errors import MeasurementError, RunFolderError
+from amc_tf.device.latency import Latency
+from amc_tf.device.store import Measurement, MeasurementStore, utc_now
+from amc_tf.errors import RunFolderError
 
 LATENCY = Latency.from_samples([1.5, 1.25, 2.0], reference_median_ms=3.0, paired_ratio=0.49)
-
-
-class CountingMeter:
-    """Answers 1 ms, 2 ms, ... and counts its calls; b"bad" cannot be measured."""
-
-    name = "counting"
-    runs_elsewhere = False
-
-    def __init__(self, fingerprint: str = "device A") -> None:
-        self.calls: list[bytes] = []
-        self._fingerprint = fingerprint
-
-    def fingerprint(self) -> str:
-        return self._fingerprint
-
-    def measure(self, tflite: bytes) -> Latency:
-        self.calls.append(tflite)
-        if tflite == b"bad":
-            raise MeasurementError("cannot be measured")
-        return Latency.from_samples([float(len(self.calls))])
 
 
 def measurement(sha256: str = "a" * 64, fingerprint: str = "device A") -> Measurement:
@@ -85,16 +65,6 @@ def test_a_clock_that_jumps_back_changes_no_answer() -> None:
             latency, moment = Latency.from_samples([milliseconds]), f"{year}-01-01T00:00:00+00:00"
             store.put(Measurement("a" * 64, "device A", "counting", latency, moment))
         assert store.get("a" * 64, "device A") == Latency.from_samples([1.0])
-
-
-def test_a_recording_meter_measures_anew_and_keeps_every_answer() -> None:
-    with MeasurementStore() as store:
-        meter = CountingMeter()
-        recording = RecordingMeter(meter, store)
-        assert [recording.measure(b"net").median_ms for _ in range(3)] == [1.0, 2.0, 3.0]
-        assert [row.latency.median_ms for row in store.list()] == [1.0, 2.0, 3.0]
-        assert CachedMeter(meter, store).measure(b"net").median_ms == 1.0
-        assert isinstance(recording, LatencyMeter)
 
 
 def test_list_is_in_order_of_storing_and_can_be_limited_to_one_device() -> None:
@@ -278,42 +248,3 @@ def test_a_closed_store_says_so() -> None:
     store.close()
     with pytest.raises(RunFolderError, match="is closed"):
         store.get("a" * 64, "device A")
-
-
-def test_a_network_is_measured_once_even_across_runs(tmp_path: pathlib.Path) -> None:
-    path = tmp_path / "measurements.sqlite"
-    meter = CountingMeter()
-    with MeasurementStore(path) as store:
-        cached = CachedMeter(meter, store)
-        first = cached.measure(b"one")
-        assert cached.measure(b"one") == first
-        assert cached.measure(b"two") != first
-        assert (cached.num_measured, cached.num_cached) == (2, 1)
-    with MeasurementStore(path) as store:
-        assert CachedMeter(meter, store).measure(b"one") == first
-    assert meter.calls == [b"one", b"two"]
-
-
-def test_another_fingerprint_is_measured_again() -> None:
-    first, second = CountingMeter("device A"), CountingMeter("device B")
-    with MeasurementStore() as store:
-        CachedMeter(first, store).measure(b"one")
-        CachedMeter(second, store).measure(b"one")
-    assert (len(first.calls), len(second.calls)) == (1, 1)
-
-
-def test_a_failed_measurement_is_not_stored() -> None:
-    meter = CountingMeter()
-    with MeasurementStore() as store:
-        cached = CachedMeter(meter, store)
-        for _ in range(2):
-            with pytest.raises(MeasurementError):
-                cached.measure(b"bad")
-        assert len(store) == 0
-    assert len(meter.calls) == 2
-
-
-def test_cached_meter_is_a_meter_with_the_name_of_the_one_behind() -> None:
-    cached = CachedMeter(CountingMeter(), MeasurementStore())
-    assert isinstance(cached, LatencyMeter)
-    assert (cached.name, cached.fingerprint()) == ("counting", "device A")

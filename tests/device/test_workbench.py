@@ -661,5 +661,5 @@ def test_the_folder_is_private_to_the_session(make: Callable[..., Bench]) -> Non
 
 def test_any_step_survives_a_drop_out(bench: Bench) -> None:
     bench.fails("run")
-    assert bench.workbench.survive(lambda: bench.workbench.phone.check("echo", "hi")) == "hi\n"
+    assert bench.workbench.survive(lambda: bench.workbench.phone.shell("echo", "hi")).stdout == "hi\n"
     assert bench.pauses == [0.5]

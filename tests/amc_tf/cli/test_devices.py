@@ -129,7 +129,7 @@ def test_what_a_phone_calls_itself_cannot_write_on_the_terminal(
 def test_a_real_phone_is_shown_and_cleaned(adbd: Daemon, capsys: pytest.CaptureFixture[str]) -> None:
     folder = adbd.tmp / "amc-tf"
     with discovery.find_phone(adbd.serial, transport="tcp") as phone:
-        phone.check("mkdir", "-p", "/data/local/tmp/amc-tf/run-1")
+        phone.shell("mkdir", "-p", "/data/local/tmp/amc-tf/run-1")
         phone.push(bytes(2_000_000), "/data/local/tmp/amc-tf/benchmark_model-00")
     assert folder.exists()
     words = ["devices", "-s", adbd.serial, "--transport", "tcp", "--json"]
