@@ -132,6 +132,23 @@ def failed_phone(phone: ListedPhone, error: MeasurementError) -> ListedPhone:
     return dataclasses.replace(phone, state=state, advice=words)
 
 
+def best_transport(serial: str) -> str:
+    """Returns the way that "auto" stands for: "server", "tcp" or "usb"; see `find_phone`.
+
+    Args:
+        serial: Serial number or HOST:PORT.
+
+    Raises:
+        PhoneError: What listens where the adb server should be is none.
+    """
+    if _SERVER_ONLY.fullmatch(serial):
+        return "server"
+    states = {phone.serial: phone.state for phone in known_phones()} if is_server_running() else {}
+    if is_address(serial):
+        return "server" if states.get(serial) == READY else "tcp"
+    return "server" if serial in states else "usb"
+
+
 def is_address(serial: str) -> bool:
     """Tells whether something that selects a phone is an address on the network, not a serial number."""
     if _SERVER_ONLY.fullmatch(serial):
@@ -160,22 +177,13 @@ def _only_phone(transport: str) -> str:
 
 def _way_to(serial: str, transport: str) -> Transport:
     if transport == "auto":
-        transport = _best_transport(serial)
+        transport = best_transport(serial)
     if transport == "server":
         return AdbServer(serial)
     # adb-shell is loaded only where it is used
     from amc_tf.device.adb_direct import AdbTcp, AdbUsb
 
     return AdbTcp(serial) if transport == "tcp" else AdbUsb(serial)
-
-
-def _best_transport(serial: str) -> str:
-    if _SERVER_ONLY.fullmatch(serial):
-        return "server"
-    states = {phone.serial: phone.state for phone in known_phones()} if is_server_running() else {}
-    if is_address(serial):
-        return "server" if states.get(serial) == READY else "tcp"
-    return "server" if serial in states else "usb"
 
 
 def _listed(phone: KnownPhone) -> ListedPhone:

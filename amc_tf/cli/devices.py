@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
 
 from amc_tf.cli import console
 from amc_tf.cli.meters import TRANSPORTS
@@ -37,7 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--serial",
         action="append",
         metavar="SERIAL",
-        help="serial number or HOST:PORT of the only phone to show; may be given several times",
+        help="serial number or HOST:PORT of the only phone to show; may be given several times (default: all "
+        "that are found, and that of $ANDROID_SERIAL)",
     )
     parser.add_argument(
         "--transport",
@@ -56,22 +60,32 @@ def run(args: argparse.Namespace) -> int:
     """Prints the phones; 1 if there is none, or one that was asked for by name cannot be used."""
     from amc_tf.device.discovery import NO_PHONE
 
-    rows = [_ask(phone, clean=args.clean) for phone in _listed(args)]
+    with tqdm(_listed(args), desc="ask", unit="phone", leave=False, disable=args.quiet or None) as bar:
+        rows = [_ask(phone, clean=args.clean) for phone in bar]
     if not rows:
         raise PhoneError(NO_PHONE)
     if args.json:
         console.print_json({"phones": [_record(row) for row in rows]})
     else:
         _print(rows)
-    return 1 if args.serial and not all(row.phone.is_ready for row in rows) else 0
+    asked_for = args.serial or [os.environ.get("ANDROID_SERIAL")]
+    return 0 if all(row.phone.is_ready for row in rows if row.phone.serial in asked_for) else 1
 
 
 def _listed(args: argparse.Namespace) -> tuple[ListedPhone, ...]:
-    from amc_tf.device.discovery import ListedPhone, list_phones
+    """Returns the phones to show: those asked for, else all that are found and that of $ANDROID_SERIAL."""
+    from amc_tf.device.discovery import ListedPhone, best_transport, list_phones
 
-    if not args.serial:
-        return list_phones(args.transport)
-    return tuple(ListedPhone(serial, "ready", args.transport) for serial in dict.fromkeys(args.serial))
+    chosen = os.environ.get("ANDROID_SERIAL")
+    found: tuple[ListedPhone, ...] = ()
+    if not args.serial and not (chosen and args.transport == "tcp"):
+        found = list_phones(args.transport)
+    serials = args.serial or ([chosen] if chosen and chosen not in {phone.serial for phone in found} else [])
+    is_auto = args.transport == "auto"
+    return found + tuple(
+        ListedPhone(serial, "ready", best_transport(serial) if is_auto else args.transport)
+        for serial in dict.fromkeys(serials)
+    )
 
 
 def _ask(phone: ListedPhone, *, clean: bool) -> _Row:

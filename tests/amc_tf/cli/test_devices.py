@@ -35,6 +35,8 @@ def shelf(monkeypatch: pytest.MonkeyPatch) -> Shelf:
 
         monkeypatch.setattr(discovery, "list_phones", lambda transport: listed)
         monkeypatch.setattr(discovery, "find_phone", find)
+        monkeypatch.setattr(discovery, "best_transport", lambda serial: "tcp")
+        monkeypatch.delenv("ANDROID_SERIAL", raising=False)
 
     return make
 
@@ -96,6 +98,18 @@ def test_a_phone_that_was_asked_for_and_cannot_be_used_is_a_failure(
     captured = capsys.readouterr()
     assert [line.split()[-1] for line in captured.out.splitlines()[1:]] == ["ready", "unreachable"]
     assert captured.err == "Nothing listens on 10.0.0.5:5555 (connection refused).\n"
+
+
+@pytest.mark.parametrize(("serial", "code"), [("A1", 0), ("10.0.0.5:5555", 1)])
+def test_the_phone_that_the_environment_names_is_shown_once(
+    shelf: Shelf, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, serial: str, code: int
+) -> None:
+    shelf(READY, transports=(FakePhoneTransport(),))
+    monkeypatch.setenv("ANDROID_SERIAL", serial)
+    assert main(["devices", "--json"]) == code
+    phones = json.loads(capsys.readouterr().out)["phones"]
+    assert [phone["serial"] for phone in phones] == list(dict.fromkeys(["A1", serial]))
+    assert [phone["transport"] for phone in phones] == ["server", "tcp"][: len(phones)]
 
 
 def test_json_is_one_document(shelf: Shelf, capsys: pytest.CaptureFixture[str]) -> None:
