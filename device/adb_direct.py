@@ -15,7 +15,7 @@ from adb_shell import exceptions
 from amc_tf.device.adb_keys import load_keys
 from amc_tf.device.adb_link import Link, SyncAnswer, TcpLink, split_address
 from amc_tf.device.adb_usb import UsbLink
-from amc_tf.device.transport import UNLOCK_ADVICE, MarkedCommand, ShellResult
+from amc_tf.device.transport import UNLOCK_ADVICE, MarkedCommand, ShellResult, refused_file
 from amc_tf.errors import MeasurementError, PhoneError, PhoneTimeoutError
 
 _FILE_MODE = stat.S_IFREG | 0o755
@@ -107,7 +107,7 @@ class AdbDirect:
         if answer.is_refusal:
             self.connect(timeout_s=timeout_s)
             words = answer.words or "no reason given"
-            raise MeasurementError(f"The phone {self.serial} refuses the file {path}: {words}.")
+            raise refused_file(self.serial, path, words)
 
     def pull(self, path: str, *, timeout_s: float) -> bytes:
         """Returns the contents of a file on the phone."""

@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 
 from amc_tf.device.adb_stream import ServerStream, advice, ask_server, server_port, server_stream
-from amc_tf.device.transport import MarkedCommand, ShellResult, decode, isolated
+from amc_tf.device.transport import MarkedCommand, ShellResult, decode, isolated, refused_file
 from amc_tf.errors import MeasurementError, PhoneError
 
 READY = "device"  # what the server calls a phone that can be used
@@ -136,7 +136,7 @@ class AdbServer:
             if kind != b"OKAY":
                 words = decode(stream.read(size))
                 stream.hear_out()
-                raise MeasurementError(f"The phone {self.serial} refuses the file {path}: {words}.")
+                raise refused_file(self.serial, path, words)
 
     def pull(self, path: str, *, timeout_s: float) -> bytes:
         """Returns the contents of a file on the phone."""

@@ -8,7 +8,7 @@ import secrets
 import shlex
 from typing import Protocol
 
-from amc_tf.errors import PhoneError
+from amc_tf.errors import MeasurementError, PhoneError
 
 MAX_ANSWER_BYTES = 64 << 20  # of one command's output or one file; more than any benchmark prints
 UNLOCK_ADVICE = (
@@ -149,6 +149,20 @@ def check_answer_size(num_bytes: int) -> None:
             f"The phone sent more than {MAX_ANSWER_BYTES >> 20} MiB in answer to one command; what runs on "
             "it repeats itself without end: use another program or network."
         )
+
+
+def refused_file(serial: str, path: str, words: str) -> MeasurementError:
+    """Returns the error for a file that a phone does not take.
+
+    Args:
+        serial: Which phone.
+        path: Where the file was to be.
+        words: The phone's own.
+    """
+    advice = ""
+    if "No space left" in words:
+        advice = "; make room on the phone, `amc-tf devices --clean` removes what amc-tf left there"
+    return MeasurementError(f"The phone {serial} refuses the file {path}: {words}{advice}.")
 
 
 def isolated(command: str) -> str:

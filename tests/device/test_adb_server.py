@@ -232,6 +232,13 @@ def test_a_file_that_ends_in_the_middle_was_cut_off() -> None:
         use_files(b"DATA\3\0\0\0ab", lambda phone: phone.pull("/x", timeout_s=5))
 
 
+def test_a_full_phone_comes_with_what_makes_room() -> None:
+    words = b"write failed: No space left on device"
+    reply = b"FAIL" + len(words).to_bytes(4, "little") + words
+    with pytest.raises(MeasurementError, match="No space left on device; make room .*amc-tf devices --clean"):
+        use_files(reply, lambda phone: phone.push(bytes(1000), "/x", timeout_s=5))
+
+
 def test_a_refusal_is_read_also_where_the_connection_broke_while_sending() -> None:
     reply = b"FAIL\x09\0\0\0disk full"
     with pytest.raises(MeasurementError, match=f"The phone {SERIAL} refuses the file /x: disk full") as error:
