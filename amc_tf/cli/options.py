@@ -224,11 +224,12 @@ def search_budget(args: argparse.Namespace, settings: SearchSettings, *, has_met
     budget = Budget.parse(args.budget)
     if not has_meter and budget.kind == "latency":
         raise BudgetError(
-            f"The budget {budget} is measured time: give --meter phone or --meter host, or a budget of macs."
+            f"The budget {budget} is measured time: give --meter phone, host or table:FILE, or a budget of "
+            "macs."
         )
     if not has_meter and needs_latency(settings.reward):
         raise SettingsError(
-            f"The reward {settings.reward} is about measured time: give --meter phone or --meter host."
+            f"The reward {settings.reward} is about measured time: give --meter phone, host or table:FILE."
         )
     return budget
 

@@ -99,10 +99,10 @@ def test_impossible_budget_names_the_smallest_possible(amc, tmp_path):
 @pytest.mark.parametrize(
     ("option", "words"),
     [
-        ("--budget=latency=0.5", "give --meter phone or --meter host, or a budget of macs"),
+        ("--budget=latency=0.5", "give --meter phone, host or table:FILE, or a budget of macs"),
         ("--budget=flops=0.5", "KIND is one of macs, params, bytes, latency, accuracy"),
         ("--reward=speed", "error"),
-        ("--reward=latency", "give --meter phone or --meter host"),
+        ("--reward=latency", "give --meter phone, host or table:FILE"),
         ("--importance=luck", "l2_consumer"),
         ("--input-range=-2..2", "choose one of -1..1, 0..1, 0..255, imagenet"),
         ("--data=mnist", "expected digits, cifar10, cifar100"),
