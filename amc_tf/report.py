@@ -89,6 +89,7 @@ def render(record: RunRecord) -> str:
     )
     summary = record.summary
     latencies = [latency for key, *_ in NETWORKS if (latency := latency_of(summary, key))]
+    meter = meter_facts(summary.get("meter") or {}, latencies)
     return environment.get_template("report.html.jinja").render(
         model=summary.get("model", "The network"),
         data=summary.get("data"),
@@ -100,7 +101,8 @@ def render(record: RunRecord) -> str:
         figures=make_figures(record),
         has_predictions=any(map(is_predicted, latencies)),
         dropped=_dropped(record),
-        meter=_flat(meter_facts(summary.get("meter") or {}, latencies)),
+        phone=meter.get("phone"),
+        meter=_flat(meter),
         command=_command(summary),
         settings=_flat(summary.get("settings") or {}),
         versions=_flat(summary.get("versions") or {}),

@@ -340,6 +340,7 @@ def test_predicted_latencies_are_marked_and_measured_ones_tell_their_noise(tmp_p
 
 def test_the_phone_and_its_temperatures_are_told(tmp_path):
     text = report(tmp_path, phone_summary()).text
+    assert "on Google Pixel 8" in text.partition("times as fast")[0]
     for line in ("phone Google Pixel 8", "Android 14", "threads 4", "delegate cpu (XNNPACK)"):
         assert line in text
     assert "tool SHA-256 0123456789ab threads" in text
