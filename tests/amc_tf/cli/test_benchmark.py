@@ -204,6 +204,9 @@ def test_a_phone_announces_how_long_it_takes_unless_quiet(benchmark, phone):
     assert benchmark(*words).err == (
         "Timing net.tflite beside net.tflite on Pixel 8:cpu:1-thread: 3 to 9 rounds, 18 s or more.\n"
     )
+    assert benchmark("net.tflite", "-s=A1", "--run-seconds=0.05", "--rounds=1").err == (
+        "Timing net.tflite on Pixel 8:cpu:1-thread: 1 to 3 rounds.\n"
+    )
     assert benchmark(*words, "--quiet").err == ""
 
 
