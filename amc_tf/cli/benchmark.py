@@ -111,9 +111,8 @@ def _announcement(args: argparse.Namespace, meter_name: str) -> str:
     """Tells, before a phone is silent for a while, what it does and how long that takes at least."""
     what = f"{args.tflite} beside {args.reference}" if args.reference else args.tflite
     least_s = 1.5 * args.run_seconds * args.rounds * (2 if args.reference else 1)
-    return (
-        f"Timing {what} on {meter_name}: {args.rounds} to {3 * args.rounds} rounds, {least_s:.0f} s or more."
-    )
+    time = f", {least_s:.0f} s or more" if least_s >= 1 else ""
+    return f"Timing {what} on {meter_name}: {args.rounds} to {3 * args.rounds} rounds{time}."
 
 
 def _store_file(args: argparse.Namespace) -> Path:
