@@ -191,7 +191,7 @@ def server_stream(
         words = str(error).strip().partition("\n")[0]
         if words in _CUT_OFF:
             raise PhoneError(_lost(name, words)) from error
-        raise PhoneError(f"The adb server refuses {name} ({words}): {advice(words)}.") from error
+        raise PhoneError(f"{name} cannot be used ({words}): {advice(words)}.") from error
     except (OSError, EOFError, ValueError) as error:
         raise PhoneError(_lost(name, error)) from error
 

@@ -197,7 +197,7 @@ def test_a_command_that_does_not_end_is_late() -> None:
     ],
 )  # fmt: skip
 def test_a_server_that_refuses_is_quoted_with_advice(words: str, advice: str) -> None:
-    with pytest.raises(PhoneError, match=f"adb server refuses {SERIAL} .*{advice}"):
+    with pytest.raises(PhoneError, match=f"{SERIAL} over the adb server cannot be used .*{advice}"):
         run("ls", refusal(words))
 
 
