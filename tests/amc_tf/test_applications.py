@@ -39,6 +39,7 @@ def test_mobilenets_are_prunable_to_a_third_of_their_macs(name):
     check_application(keras, name, 32, *QUICK[name])
 
 
+@pytest.mark.slow
 def test_mobilenet_v3_of_tf_keras_is_prunable_through_its_operations():
     check_application(tf_keras, "MobileNetV3Small", 32, *QUICK["MobileNetV3Small"])
 

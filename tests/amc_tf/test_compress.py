@@ -315,6 +315,7 @@ def test_a_tf_keras_model_is_compressed_end_to_end(tmp_path):
     assert result.summary["baseline"]["top1"] > 0.8
 
 
+@pytest.mark.slow
 def test_a_finished_run_resumes_to_the_same_result(finished, model):
     result, folder, _ = finished
     meter = ScriptedMeter()
@@ -370,6 +371,7 @@ class Leaving(ScriptedMeter):
         return super().measure(tflite)
 
 
+@pytest.mark.slow
 def test_a_phone_that_leaves_before_the_last_stage_costs_no_network(model, tmp_path):
     meter, listener = Leaving(), Listener()
     listener.stage = lambda text: meter.seen.extend([""] * 999) if text == "measure" else None

@@ -203,10 +203,17 @@ def leave_running(bench: Bench) -> Callable[[Do], None]:
     def drop_out(call: Do) -> None:
         command = bench.transport.commands[-1]
         bench.transport.start(command)
-        wait_for(lambda: list(bench.transport.root.glob("amc-tf/run-*/*.pid")), "the tool did not start")
+        wait_for(lambda: is_running(bench), "the tool did not start")
         raise PhoneError(CABLE)
 
     return drop_out
+
+
+def is_running(bench: Bench) -> bool:
+    """Tells whether the process that left its number has become the tool."""
+    numbers = [path.read_text().strip() for path in bench.transport.root.glob("amc-tf/run-*/*.pid")]
+    words = [Path("/proc", number, "cmdline").read_bytes() for number in numbers if number]
+    return any(b"--graph=" in line and b"exec" not in line for line in words)
 
 
 def test_a_run_gives_the_numbers_of_the_result_file(bench: Bench) -> None:

@@ -52,6 +52,7 @@ def test_a_report_takes_measured_latencies_from_a_table(amc, runs, tmp_path):
     assert json.loads(amc(*words, "--json").out)["measured"] == []
 
 
+@pytest.mark.slow
 def test_a_run_by_table_alone_says_that_its_latencies_are_predicted(amc, tmp_path):
     make_table(make_classifier(keras)).save(tmp_path / "phone.json")
     timed = [f"--meter=table:{tmp_path / 'phone.json'}", "--budget=latency=0.7", "--finetune-epochs=0"]

@@ -136,6 +136,7 @@ def test_a_phone_that_asks_for_authorization_is_searched_with_a_key_it_accepts(
     assert files_on(daemon) == ["benchmark_model"]
 
 
+@pytest.mark.slow
 def test_a_search_whose_phone_has_gone_stops_saved_and_resumes_to_the_same_result(
     amc, start_adbd, scripted_tool, impatient, tmp_path, monkeypatch
 ):
