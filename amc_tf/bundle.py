@@ -222,7 +222,7 @@ class Bundle:
                 yield archive
         except OSError as error:
             raise RunFolderError(f"{self.path} cannot be read: {error.strerror or error}.") from error
-        # zipfile raises NotImplementedError for methods and RuntimeError for passwords that it does not know.
+        # An unknown compression method or a password is a RuntimeError to zipfile.
         except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError) as error:
             raise self._refusal(f"damaged or no ZIP file ({error})") from error
 

@@ -6,7 +6,6 @@ import hashlib
 import itertools
 import logging
 import secrets
-import time
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -60,19 +59,11 @@ class PhoneFolder:
         phone: Phone,
         tool: BenchmarkTool,
         *,
-        reconnect_s: float = 60.0,
-        sleep: Callable[[float], None] = time.sleep,
-        clock: Callable[[], float] = time.monotonic,
+        reconnect_s: float,
+        sleep: Callable[[float], None],
+        clock: Callable[[], float],
     ) -> None:
-        """Chooses a name; nothing is sent before the first step.
-
-        Args:
-            phone: Connected or not; it stays the caller's to close.
-            tool: The benchmark tool for its ABI.
-            reconnect_s: How long a phone that dropped out is waited for, in seconds.
-            sleep: Waits for a number of seconds.
-            clock: Monotonic clock in seconds.
-        """
+        """Chooses a name; nothing is sent before the first step. The arguments are those of `Workbench`."""
         self.phone = phone
         self.path = f"{ROOT}/run-{secrets.token_hex(8)}"
         self.binary = f"{ROOT}/benchmark_model-{tool.sha256}"

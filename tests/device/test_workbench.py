@@ -103,7 +103,7 @@ class LocalTransport:
         self._do(f"push {name}", lambda: self.local(path).write_bytes(content))
 
     def pull(self, path: str, *, timeout_s: float) -> bytes:
-        raise NotImplementedError
+        return self._do("pull", lambda: self.local(path).read_bytes())
 
     def close(self) -> None:
         self.is_open = False
