@@ -12,6 +12,7 @@ from typing import Any
 from amc_tf.errors import SettingsError
 
 AUGMENTATIONS = ("auto", "none", "flip", "shift", "crop_flip")
+LATENCY_PRECISIONS = ("float32", "int8")
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,9 @@ class SearchSettings:
         checkpoint_every: Episodes between two checkpoints.
         max_dropped_in_a_row: After so many networks in a row that cannot be timed the search stops.
         latency_exponent: w of the `soft_latency` reward; negative, so that a slower network earns less.
+        latency_precision: One of `LATENCY_PRECISIONS`: what candidates are converted to before they are
+            timed. The original is timed in the same precision, so a latency budget is a part of that time.
+        int8_accuracy: Whether the accuracy in the reward is that of the candidate as an int8 TFLite network.
         agent: Settings of the DDPG agent.
     """
 
@@ -121,6 +125,8 @@ class SearchSettings:
     checkpoint_every: int = 10  # ours
     max_dropped_in_a_row: int = 3  # ours
     latency_exponent: float = -0.07  # MnasNet (Tan et al., CVPR 2019), section 3.1
+    latency_precision: str = "float32"
+    int8_accuracy: bool = False
     agent: AgentSettings = field(default_factory=AgentSettings)
 
     def __post_init__(self) -> None:
@@ -142,8 +148,13 @@ class SearchSettings:
         _check_number(self, "latency_exponent", at_most=0.0)
         for name in ("importance", "reward"):
             _check_name(self, name)
-        for name in ("reconstruct", "reestimate_batch_norm"):
+        for name in ("reconstruct", "reestimate_batch_norm", "int8_accuracy"):
             _check_bool(self, name)
+        if self.latency_precision not in LATENCY_PRECISIONS:
+            raise SettingsError(
+                f"latency_precision is {self.latency_precision!r}; choose one of "
+                f"{', '.join(LATENCY_PRECISIONS)}."
+            )
         if self.warmup_episodes >= self.episodes:
             raise SettingsError(
                 f"warmup_episodes is {self.warmup_episodes} but there are only {self.episodes} episodes; give"

@@ -23,6 +23,7 @@ def test_defaults_are_the_numbers_of_the_paper():
     [
         AgentSettings(hidden_units=(7,), discount=0.5),
         SearchSettings(episodes=5, warmup_episodes=2, agent=AgentSettings(hidden_units=(8, 9))),
+        SearchSettings(latency_precision="int8", int8_accuracy=True),
         FinetuneSettings(epochs=0, augment="flip"),
     ],
 )
@@ -56,6 +57,12 @@ def test_an_unknown_key_of_the_agent_inside_a_search_is_named():
         (SearchSettings, {"latency_exponent": 0.07}, "at most 0"),
         (SearchSettings, {"reward": ""}, "reward is ''; give a name"),
         (SearchSettings, {"reconstruct": 1}, "reconstruct is 1; give True or False"),
+        (SearchSettings, {"int8_accuracy": 1}, "int8_accuracy is 1; give True or False"),
+        (
+            SearchSettings,
+            {"latency_precision": "int4"},
+            "latency_precision is 'int4'; choose one of float32, int8",
+        ),
         (SearchSettings, {"agent": 3}, "give an AgentSettings"),
         (FinetuneSettings, {"augment": "mixup"}, "choose one of auto, none, flip"),
         (FinetuneSettings, {"label_smoothing": 1.0}, "below 1"),
