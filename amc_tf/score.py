@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
+import os
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+import numpy as np
 from numpy.typing import NDArray
 
 from amc_tf.budget import Limit, Predictor
 from amc_tf.candidate import CandidateBuilder
 from amc_tf.cost import Cost
 from amc_tf.data import ImageData
-from amc_tf.device.convert import to_tflite
+from amc_tf.device.convert import TFLiteRunner, to_tflite
 from amc_tf.device.latency import LatencyMeter
 from amc_tf.evaluate import Accuracy, accuracy
 from amc_tf.network import NetworkFunction
 from amc_tf.plan import PruningPlan
 from amc_tf.reward import Outcome, find_reward
+from amc_tf.weights import Weights
+
+# What an int8 network that is only timed is calibrated on: the ranges of its numbers change no time. A
+# MobileNet for CIFAR is converted in 0.32 s to float32, in 0.36 s to int8 with 8 images, in 0.53 s with 32.
+_NUM_TIMING_IMAGES = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,11 +104,13 @@ class Timing:
         meter: times the converted candidate.
         baseline_ms: median latency of the original, the unit that ratios to it are turned back into.
         predictor: learns from every measurement, for the bounds of a latency budget.
+        precision: what candidates are converted to, as the original was for `baseline_ms`.
     """
 
     meter: LatencyMeter
     baseline_ms: float
     predictor: LearningPredictor
+    precision: str = "float32"
 
     def latency_ms(self, tflite: bytes) -> float:
         """Times a network; where the meter timed the original beside it, drift of the device is taken out."""
@@ -118,12 +127,14 @@ class Objective:
         limit: the budget in absolute numbers.
         latency_exponent: w of the soft latency reward.
         accuracy_floor: top-1 on the search images that a network must keep to count, in [0, 1].
+        int8_accuracy: whether accuracies are those of the int8 TFLite network.
     """
 
     reward: str
     limit: Limit
     latency_exponent: float = -0.07
     accuracy_floor: float = 0.0
+    int8_accuracy: bool = False
 
 
 class Scorer:
@@ -143,6 +154,8 @@ class Scorer:
         input_range: one of `amc_tf.data.INPUT_RANGES`.
         objective: what the reward is made of.
         timing: how to time; None to leave latency out.
+        calibration_images: float32 [N, H, W, C] in the model's input range, where anything is int8: the
+            ranges of its numbers are found on them.
 
     Attributes:
         num_scored: networks that were built and measured, not recalled.
@@ -157,6 +170,7 @@ class Scorer:
         input_range: str,
         objective: Objective,
         timing: Timing | None = None,
+        calibration_images: NDArray[np.float32] | None = None,
     ) -> None:
         self._network = network
         self._builder = builder
@@ -165,6 +179,7 @@ class Scorer:
         self._objective = objective
         self._reward = find_reward(objective.reward)
         self._timing = timing
+        self._calibration_images = calibration_images
         self._known: dict[tuple[int, ...], Score] = {}
         self.num_scored = 0
 
@@ -217,8 +232,7 @@ class Scorer:
         timing = self._timing
         if timing is None:
             return self._accuracy(plan), None
-        sliced = self._network.bind(self._network.slice(plan))
-        tflite = to_tflite(sliced, input_shape=self._network.input_shape)
+        tflite = self._convert(self._network.slice(plan), timing.precision, num_images=_NUM_TIMING_IMAGES)
         if not timing.meter.runs_elsewhere:
             return self._accuracy(plan), timing.latency_ms(tflite)
         # It is the wait for the phone that stays in this thread, for Ctrl-C reaches it here.
@@ -228,5 +242,17 @@ class Scorer:
         return found.result(), latency_ms
 
     def _accuracy(self, plan: PruningPlan) -> Accuracy:
-        predict = self._network.predictor(self._builder.weights(plan))
-        return accuracy(predict, self._data, input_range=self._input_range)
+        weights = self._builder.weights(plan)
+        if self._objective.int8_accuracy:
+            runner = TFLiteRunner(self._convert(weights, "int8"), num_threads=os.cpu_count() or 1)
+            return accuracy(runner.predict, self._data, input_range=self._input_range)
+        return accuracy(self._network.predictor(weights), self._data, input_range=self._input_range)
+
+    def _convert(self, weights: Weights, precision: str, *, num_images: int | None = None) -> bytes:
+        images = self._calibration_images
+        return to_tflite(
+            self._network.bind(weights),
+            precision=precision,
+            calibration_images=images[:num_images] if images is not None and precision == "int8" else None,
+            input_shape=self._network.input_shape,
+        )

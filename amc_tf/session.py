@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import os
 from collections.abc import Mapping
 from typing import Any
 
 import keras
+import numpy as np
+from numpy.typing import NDArray
 
 from amc_tf import controls
 from amc_tf.batch_norm import BatchNormEstimator
@@ -15,7 +18,7 @@ from amc_tf.budget import Budget, WidthBounds
 from amc_tf.calibration import calibrate
 from amc_tf.candidate import CandidateBuilder
 from amc_tf.data import DataSplit, check_data_fits, to_input_range
-from amc_tf.device.convert import to_tflite
+from amc_tf.device.convert import TFLiteRunner, to_tflite
 from amc_tf.device.latency import LatencyMeter
 from amc_tf.device.table import LatencyTable
 from amc_tf.elite import EliteExplorer
@@ -34,6 +37,8 @@ from amc_tf.table_predictor import TablePredictor
 
 # Bounds hold a prediction; aiming this much lower leaves most networks within the limit when timed.
 LATENCY_MARGIN = 0.03
+# Calibration images of an int8 candidate whose accuracy counts; a finished network gets more.
+_NUM_INT8_IMAGES = 32
 
 
 class PruningSession:
@@ -54,8 +59,9 @@ class PruningSession:
         graph: its channel groups.
         split: the data.
         tflite: the original as float32 TFLite bytes.
-        baseline_top1: top-1 of the original on the search images, in [0, 1].
-        baseline_ms: its median latency, None without a meter.
+        baseline_top1: top-1 of the original on the search images, in [0, 1]; as int8 TFLite where that is
+            the accuracy of candidates.
+        baseline_ms: its median latency in the precision of candidates, None without a meter.
         limit: the budget in absolute numbers.
         bounds: the widths that each group may be given.
         builder: makes plan and weights from widths.
@@ -65,7 +71,8 @@ class PruningSession:
         ModelError: if the model cannot be read, or Keras does not run on TensorFlow.
         DataError: if the data does not fit the model, or the untouched model only guesses on it.
         BudgetError: if the budget cannot be met, needs a meter, or asks for nothing.
-        SettingsError: if there is no such reward or importance, or the reward lacks what it needs.
+        SettingsError: if there is no such reward or importance, the reward lacks what it needs, or int8
+            latencies are asked for that nothing can measure.
         MeasurementError: if the original or a probe cannot be timed.
     """
 
@@ -82,6 +89,7 @@ class PruningSession:
     ) -> None:
         _check_backend()
         _check_reward(settings.reward, budget, meter)
+        _check_precision(settings.latency_precision, meter, table)
         self.settings = settings
         self.split = split
         self.graph = ChannelGraph.from_model(model)
@@ -90,7 +98,7 @@ class PruningSession:
         self._meter = meter
         self._table = table
         self._check_data(model.output_shape[-1])
-        self.tflite = to_tflite(self.network.bind(self.network.weights), input_shape=self.network.input_shape)
+        self.tflite = self._convert_original("float32")
         self._timing = self._time_baseline()
         self.limit = budget.resolve(self.graph.count(), self.baseline_ms)
         self.builder = self._make_builder()
@@ -157,17 +165,34 @@ class PruningSession:
         check_not_chance(
             self.baseline_top1, num_outputs, num_images=len(search), input_range=self._input_range
         )
+        if self.settings.int8_accuracy:
+            runner = TFLiteRunner(self._convert_original("int8"), num_threads=os.cpu_count() or 1)
+            self.baseline_top1 = accuracy(runner.predict, search, input_range=self._input_range).top1
+
+    def _convert_original(self, precision: str) -> bytes:
+        return to_tflite(
+            self.network.bind(self.network.weights),
+            precision=precision,
+            calibration_images=self._int8_images() if precision == "int8" else None,
+            input_shape=self.network.input_shape,
+        )
+
+    def _int8_images(self) -> NDArray[np.float32]:
+        """Returns what int8 networks are calibrated on, float32 [N, H, W, C] in the model's range."""
+        return to_input_range(self.split.calibration.images[:_NUM_INT8_IMAGES], self._input_range)
 
     def _time_baseline(self) -> Timing | None:
         self.baseline_ms: float | None = None
         if self._meter is None:
             return None
+        precision = self.settings.latency_precision
+        reference = self.tflite if precision == "float32" else self._convert_original(precision)
         try:
-            self.baseline_ms = self._meter.measure(self.tflite).median_ms
-            meter = self._meter.with_reference(self.tflite)
+            self.baseline_ms = self._meter.measure(reference).median_ms
+            meter = self._meter.with_reference(reference)
         except MeasurementError as error:
             raise type(error)(f"The original network cannot be timed: {error}") from error
-        return Timing(meter, self.baseline_ms, self._make_predictor(self.baseline_ms))
+        return Timing(meter, self.baseline_ms, self._make_predictor(self.baseline_ms), precision)
 
     def _make_predictor(self, baseline_ms: float) -> LearningPredictor:
         if self._table is None:
@@ -201,6 +226,7 @@ class PruningSession:
             self.limit,
             latency_exponent=self.settings.latency_exponent,
             accuracy_floor=floor * self.baseline_top1,
+            int8_accuracy=self.settings.int8_accuracy,
         )
         return Scorer(
             self.network,
@@ -209,6 +235,7 @@ class PruningSession:
             input_range=self._input_range,
             objective=objective,
             timing=self._timing,
+            calibration_images=self._int8_images(),
         )
 
     def _probe(self) -> None:
@@ -298,4 +325,18 @@ def _check_reward(reward: str, budget: Budget, meter: LatencyMeter | None) -> No
     if reward == "soft_latency" and budget.kind != "latency":
         raise SettingsError(
             f"The reward soft_latency needs a latency budget to aim at, not {budget}: give latency=0.5."
+        )
+
+
+def _check_precision(precision: str, meter: LatencyMeter | None, table: LatencyTable | None) -> None:
+    if precision == "float32":
+        return
+    if meter is None:
+        raise SettingsError(
+            f"latency_precision is {precision}, but nothing is timed: give a meter, or leave it at float32."
+        )
+    if table is not None:
+        raise SettingsError(
+            f"latency_precision is {precision}, but a latency table predicts float32 networks: measure on a "
+            "phone or on this machine, without a table."
         )

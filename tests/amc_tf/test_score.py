@@ -12,9 +12,12 @@ from amc_tf.budget import Budget
 from amc_tf.calibration import Calibration
 from amc_tf.candidate import CandidateBuilder
 from amc_tf.cost import Cost
+from amc_tf.device.convert import TFLiteRunner, to_tflite
 from amc_tf.device.latency import Latency
+from amc_tf.device.operators import read_operators
 from amc_tf.errors import MeasurementError, ModelError, PhoneError, SettingsError
 from amc_tf.evaluate import accuracy
+from amc_tf.image_data import to_input_range
 from amc_tf.latency_model import LatencyPredictor
 from amc_tf.network import NetworkFunction
 from amc_tf.score import Objective, Score, Scorer, Timing
@@ -61,7 +64,19 @@ def fixed_timing(network, median_ms, *, baseline_ms=10.0, **reference):
 def make_scorer(network, builder, data, budget, *, reward="error", timing=None, baseline_ms=10.0, **options):
     limit = budget.resolve(network.graph.count(), baseline_ms)
     objective = Objective(reward, limit, **options)
-    return Scorer(network, builder, data, input_range=RANGE, objective=objective, timing=timing)
+    return Scorer(
+        network,
+        builder,
+        data,
+        input_range=RANGE,
+        objective=objective,
+        timing=timing,
+        calibration_images=calibration_images(),
+    )
+
+
+def calibration_images():
+    return to_input_range(make_split().calibration.images[:32], RANGE)
 
 
 def test_a_score_tells_accuracy_and_exact_cost(network, builder, data):
@@ -155,6 +170,46 @@ def test_every_measurement_teaches_the_predictor(network, builder, data):
     make_scorer(network, builder, data, Budget(latency=0.5), timing=timing)(HALF)
     assert timing.predictor.num_observations == 2
     assert abs(timing.predictor.predict(HALF) - 4.0) < abs(before - 4.0)
+
+
+class KeepingMeter(ScriptedMeter):
+    """Keeps the last network that it timed."""
+
+    def measure(self, tflite):
+        object.__setattr__(self, "last", tflite)
+        return super().measure(tflite)
+
+
+def test_int8_latency_is_that_of_the_candidate_as_an_int8_network(network, builder, data):
+    scores, kinds = {}, {}
+    for precision in ("float32", "int8"):
+        meter = KeepingMeter(reference=bytes(20000))
+        timing = Timing(meter, 2.0, LatencyPredictor(network.graph, 2.0), precision)
+        scorer = make_scorer(network, builder, data, Budget(latency=0.9), timing=timing, baseline_ms=2.0)
+        scores[precision] = scorer(HALF)
+        kinds[precision] = {item.precision for item in read_operators(meter.last) if item.num_weights}
+        assert scores[precision].latency_ms == pytest.approx(2.0 * len(meter.last) / 20000)
+    assert kinds == {"float32": {"float32"}, "int8": {"int8"}}
+    assert scores["int8"].latency_ms != scores["float32"].latency_ms
+    assert scores["int8"].top1 == scores["float32"].top1
+
+
+def test_int8_accuracy_is_that_of_the_int8_network(network, builder, data):
+    plain, quantized = (
+        make_scorer(network, builder, data, Budget(macs=0.5), int8_accuracy=asked)(HALF)
+        for asked in (False, True)
+    )
+    weights = builder.weights(builder.plan(HALF))
+    tflite = to_tflite(
+        network.bind(weights),
+        precision="int8",
+        calibration_images=calibration_images(),
+        input_shape=network.input_shape,
+    )
+    expected = accuracy(TFLiteRunner(tflite).predict, data, input_range=RANGE)
+    assert (quantized.top1, quantized.top5) == (expected.top1, expected.top5)
+    assert quantized.reward == pytest.approx(expected.top1 - 1.0)
+    assert quantized.cost == plain.cost
 
 
 def test_a_network_is_scored_once(network, builder, data):

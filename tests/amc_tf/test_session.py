@@ -12,6 +12,7 @@ from amc_tf.cost import Cost
 from amc_tf.device.latency import Latency
 from amc_tf.device.table import LatencyTable, TableMeter
 from amc_tf.errors import BudgetError, DataError, ModelError, PhoneError, RunFolderError, SettingsError
+from amc_tf.evaluate import Accuracy
 from amc_tf.image_data import DataSplit, ImageData
 from amc_tf.run_folder import RunFolder
 from amc_tf.score import Score
@@ -141,6 +142,44 @@ def test_a_reward_that_lacks_something_is_refused_at_once(model, split, monkeypa
         make_session(model, split, Budget(macs=0.5), meter=meter, reward=reward)
 
 
+def test_int8_latencies_are_ratios_to_the_original_in_int8(model, split):
+    plain = make_session(model, split, Budget(macs=0.5), meter=ScriptedMeter())
+    session = make_session(model, split, Budget(latency=0.5), meter=ScriptedMeter(), latency_precision="int8")
+    assert session.tflite == plain.tflite
+    assert session.baseline_ms != pytest.approx(plain.baseline_ms)
+    assert session.limit.limit == pytest.approx(0.5 * session.baseline_ms)
+    assert session.scorer(session.graph.full_widths).latency_ms == pytest.approx(
+        session.baseline_ms, rel=0.01
+    )
+    assert session.baseline_top1 == plain.baseline_top1
+
+
+def test_an_accuracy_floor_on_int8_networks_is_a_part_of_the_int8_original(model, split, monkeypatch):
+    images = []
+
+    def take_down(predict, data, *, input_range):
+        images.append(data)
+        return Accuracy(0.9 / len(images), 1.0)
+
+    monkeypatch.setattr(session_module, "accuracy", take_down)
+    session = make_session(model, split, Budget(accuracy=0.5), reward="macs", int8_accuracy=True)
+    assert [len(data) for data in images] == [len(split.search)] * 2  # in float32, then in int8
+    assert session.baseline_top1 == 0.45
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({}, "latency_precision is int8, but nothing is timed: give a meter"),
+        ({"meter": ScriptedMeter(), "table": "table"}, "a latency table predicts float32 networks"),
+    ],
+)
+def test_int8_latencies_that_nothing_measures_are_refused(model, split, table, given, words):
+    given = {**given, **({"table": table} if "table" in given else {})}
+    with pytest.raises(SettingsError, match=words):
+        make_session(model, split, Budget(macs=0.5), latency_precision="int8", **given)
+
+
 def test_an_accuracy_floor_is_a_part_of_the_accuracy_of_the_original(model, split):
     session = make_session(model, split, Budget(accuracy=0.5), reward="macs")
     assert session.scorer((16, 24, 16)).feasible
@@ -256,6 +295,7 @@ def test_a_search_of_a_session_stays_within_its_budget(macs_session):
     ("change", "words"),
     [
         ({"settings": {"seed": 1}}, "seed was 0 and is now 1"),
+        ({"settings": {"int8_accuracy": True}}, "int8_accuracy was False and is now True"),
         (
             {"settings": {"agent": AgentSettings(hidden_units=(9, 8), batch_size=8)}},
             "agent.hidden_units was [8, 8] and is now [9, 8]",
