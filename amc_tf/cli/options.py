@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from amc_tf.errors import BudgetError, DataError, SettingsError
 from amc_tf.reward import find_reward, needs_latency
-from amc_tf.settings import FinetuneSettings, SearchSettings
+from amc_tf.settings import LATENCY_PRECISIONS, FinetuneSettings, SearchSettings
 
 if TYPE_CHECKING:
     from amc_tf.budget import Budget
@@ -133,7 +133,24 @@ def add_search(parser: argparse.ArgumentParser, *, budget: str | None = None) ->
             ),
         ],
     )
+    add_int8(parser)
     add_recovery(parser)
+
+
+def add_int8(parser: argparse.ArgumentParser) -> None:
+    """Adds what of a search is about int8 networks."""
+    parser.add_argument(
+        "--latency-precision",
+        choices=LATENCY_PRECISIONS,
+        default=SEARCH.latency_precision,
+        help="what networks of the search are timed as, beside the original in the same precision; a latency "
+        "budget is one on that time (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--int8-accuracy",
+        action="store_true",
+        help="put the accuracy of each network as int8 TFLite into the reward",
+    )
 
 
 def add_widths(parser: argparse.ArgumentParser) -> None:
@@ -231,7 +248,20 @@ def search_budget(args: argparse.Namespace, settings: SearchSettings, *, has_met
         raise SettingsError(
             f"The reward {settings.reward} is about measured time: give --meter phone, host or table:FILE."
         )
+    if settings.latency_precision != "float32":
+        _check_int8_latency(args, has_meter=has_meter)
     return budget
+
+
+def _check_int8_latency(args: argparse.Namespace, *, has_meter: bool) -> None:
+    precision = f"--latency-precision {args.latency_precision}"
+    if not has_meter:
+        raise SettingsError(f"{precision} is about measured time: give --meter phone or host.")
+    if args.table or (args.meter or "").startswith("table:"):
+        raise SettingsError(
+            f"{precision} needs networks that are timed, but a latency table predicts float32 networks: give "
+            "--meter phone or host, without a table."
+        )
 
 
 def load_images(model: Any, args: argparse.Namespace) -> tuple[ImageData, ImageData]:

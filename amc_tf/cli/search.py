@@ -32,8 +32,11 @@ def run(args: argparse.Namespace) -> int:
         result = {"plan": str(path), "found_by": found_by}
         console.print_json({**result, "uniform": uniform.to_json(), "found": found.to_json()})
         return 0
+    top1 = "int8 top-1" if args.int8_accuracy else "top-1"
     latency = "predicted latency" if meters.meter_kind(args) == "table" else "latency"
-    header = ["on the search images", "reward", "top-1", "MACs", *([latency] if found.latency_ms else [])]
+    if args.latency_precision != "float32":
+        latency = f"{args.latency_precision} {latency}"
+    header = ["on the search images", "reward", top1, "MACs", *([latency] if found.latency_ms else [])]
     print(align([header, _row("Uniform", uniform), _row(f"Found by {found_by}", found)]))
     print(f"\nPlan: {path}")
     return 0

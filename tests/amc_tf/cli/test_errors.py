@@ -45,6 +45,19 @@ def test_unknown_zoo_name_lists_the_zoo(amc):
     assert "one of: demo." in sentence(amc("inspect", "mobilenet_v9"))
 
 
+@pytest.mark.parametrize(
+    ("meter", "words"),
+    [
+        ("none", "--latency-precision int8 is about measured time: give --meter phone or host."),
+        ("table:phone.json", "a latency table predicts float32 networks: give --meter phone or host"),
+    ],
+)
+def test_int8_latency_that_nothing_can_measure(amc, tmp_path, meter, words):
+    rest = [*SEARCH, f"--meter={meter}", "--latency-precision=int8", "--out", tmp_path / "x"]
+    assert words in sentence(amc("compress", "tiny.keras", *rest))
+    assert not (tmp_path / "x").exists()
+
+
 def test_corrupt_model(amc, files, tmp_path):
     whole = (files / "tiny.keras").read_bytes()
     (tmp_path / "corrupt.keras").write_bytes(whole[: len(whole) // 2])

@@ -1,5 +1,7 @@
 import json
 
+import pytest
+
 from amc_tf.graph import ChannelGraph
 from amc_tf.model_file import load_model
 from amc_tf.plan import PruningPlan
@@ -29,3 +31,20 @@ def test_search_prints_found_beside_uniform(amc, tmp_path):
     assert lines[0].split() == ["on", "the", "search", "images", "reward", "top-1", "MACs"]
     assert lines[1].startswith("Uniform") and lines[2].startswith("Found by ")
     assert lines[-1] == f"Plan: {tmp_path / 'x' / 'plan.json'}"
+
+
+@pytest.mark.slow
+def test_a_search_by_int8_accuracy_says_so_and_is_resumed_as_such_only(amc, tmp_path):
+    words = [*WORDS, "--out", tmp_path / "x", "--quiet"]
+    outcome = amc(*words, "--int8-accuracy")
+    assert outcome.out.split()[4:8] == ["reward", "int8", "top-1", "MACs"]
+    assert amc(*words, "--int8-accuracy", "--resume").out == outcome.out
+    assert "int8_accuracy was True and is now False" in amc(*words, "--resume").err
+
+
+@pytest.mark.slow
+def test_a_search_by_int8_latency_holds_a_budget_on_int8_latency(amc, files, tmp_path):
+    words = [*WORDS[:3], "--budget=latency=0.9", "--episodes=4", *WORDS[6:]]
+    outcome = amc(*words, "--meter=host", "--latency-precision=int8", "--out", tmp_path / "x", "--quiet")
+    assert outcome.code == 0, outcome.err
+    assert outcome.out.splitlines()[0].endswith("int8 latency")
