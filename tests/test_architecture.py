@@ -62,6 +62,7 @@ LAYERS = (
     "amc_tf.cost",
     "amc_tf.graph",
     "amc_tf.plan",
+    "amc_tf.published",
     "amc_tf.latency_model",
     "amc_tf.table_predictor",
     "amc_tf.budget",
@@ -99,6 +100,9 @@ LAYERS = (
     "amc_tf.results",
     "amc_tf.progress",
     "amc_tf.summary_parts",
+    "amc_tf.task",
+    "amc_tf.stage_record",
+    "amc_tf.stages",
     "amc_tf.compress",
     "amc_tf.cli.*",
 )

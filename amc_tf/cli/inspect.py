@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from amc_tf.cli import console, options
+from amc_tf.cli import console, options, plans
 from amc_tf.cli.text import align, percent, quantity
 from amc_tf.errors import BudgetError
 
@@ -14,9 +15,10 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the model, and a budget to see the uniform plan of."""
+    """Adds the model, a budget to see the uniform plan of, and a plan to see the cost of."""
     options.add_model(parser)
     options.add_uniform_budget(parser)
+    plans.add_plan(parser, required=False)
     parser.add_argument(
         "--image-size",
         type=int,
@@ -39,6 +41,9 @@ def run(args: argparse.Namespace) -> int:
         description = _describe(graph)
         if args.budget:
             description["uniform"] = _uniform(graph, args)
+        if args.plan:
+            widths = plans.plan_widths(args.plan, graph)
+            description["plan"] = {"plan": args.plan, **_slimmed(graph, widths)}
     if args.json:
         console.print_json(description)
     else:
@@ -81,10 +86,13 @@ def _uniform(graph: ChannelGraph, args: argparse.Namespace) -> dict[str, Any]:
     bounds = WidthBounds(
         graph, budget.resolve(graph.count()), round_to=args.round_to, min_keep_ratio=args.min_keep_ratio
     )
-    widths = uniform(bounds)
+    return {"budget": str(budget), **_slimmed(graph, uniform(bounds))}
+
+
+def _slimmed(graph: ChannelGraph, widths: Sequence[int]) -> dict[str, Any]:
+    """Returns widths by channel group, and the cost of the network that has them."""
     cost = graph.count(widths)
     return {
-        "budget": str(budget),
         "macs": cost.macs,
         "params": cost.params,
         "bytes": cost.size_bytes,
@@ -93,14 +101,13 @@ def _uniform(graph: ChannelGraph, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _text(description: dict[str, Any]) -> str:
-    uniform = description.get("uniform")
-    widths = ["channels", "uniform"] if uniform else ["channels"]
-    header = ["channel group", *widths, "MACs share", "made by", "read by"]
+    slimmed = {name: description[name] for name in ("uniform", "plan") if name in description}
+    header = ["channel group", "channels", *slimmed, "MACs share", "made by", "read by"]
     rows = [
         [
             group["name"],
             str(group["channels"]),
-            *([str(uniform["widths"][group["name"]])] if uniform else []),
+            *(str(network["widths"][group["name"]]) for network in slimmed.values()),
             percent(group["macs_share"]),
             _layers(group["producers"]),
             _layers(group["consumers"]),
@@ -114,9 +121,10 @@ def _text(description: dict[str, Any]) -> str:
     if description["frozen"]:
         frozen = [[item["layer"], str(item["channels"]), item["reason"]] for item in description["frozen"]]
         parts.append(align([["frozen channels", "channels", "reason"], *frozen], left=(0, 2)))
-    if uniform:
-        share = uniform["macs"] / max(description["macs"], 1)
-        parts.append(f"uniform plan of {uniform['budget']}: {_cost(uniform)}, {percent(share)} of the MACs")
+    for name, network in slimmed.items():
+        what = f"uniform plan of {network['budget']}" if name == "uniform" else network["plan"]
+        share = network["macs"] / max(description["macs"], 1)
+        parts.append(f"{what}: {_cost(network)}, {percent(share)} of the MACs")
     return "\n\n".join(parts)
 
 

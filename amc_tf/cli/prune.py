@@ -5,18 +5,24 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from amc_tf.cli import console, options
+from amc_tf.cli import console, options, plans
 from amc_tf.cli.text import percent, quantity
+from amc_tf.published import published_widths
 
 if TYPE_CHECKING:
+    from amc_tf.candidate import CandidateBuilder
+    from amc_tf.network import NetworkFunction
     from amc_tf.plan import PruningPlan
     from amc_tf.weights import Weights
+
+# Which channels of a published plan stay where no images are given: it needs the weights alone.
+_WEIGHTS_IMPORTANCE = "l2_consumer"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds model, plan, output, and the data that recovers accuracy."""
     options.add_model(parser)
-    parser.add_argument("--plan", metavar="FILE", required=True, help="plan.json of a search")
+    plans.add_plan(parser, required=True)
     options.add_output_file(parser, "the .keras file to write")
     options.add_data(parser, required=False)
     options.add_recovery(parser)
@@ -29,13 +35,16 @@ def run(args: argparse.Namespace) -> int:
         path = console.check_output(args.out, overwrite=args.overwrite, suffixes=(".keras",))
         from amc_tf.graph import count_cost
         from amc_tf.model_file import load_model
-        from amc_tf.plan import PruningPlan
         from amc_tf.rebuild import rebuild
         from amc_tf.run_folder import write_keras_model
 
-        plan = PruningPlan.load(args.plan)
+        plan = plans.read_plan(args.plan)
         model = load_model(args.model)
-        weights, test = _recover(model, plan, args) if args.data else (None, None)
+        weights, test = None, None
+        if args.data:
+            plan, weights, test = _recover(model, plan, args)
+        elif plan is None:
+            plan = _choose_channels(model, args.plan)
         slim = rebuild(model, plan, weights)
         networks = {"before": model, "after": slim}
         results: dict[str, dict[str, Any]] = {}
@@ -55,24 +64,48 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _recover(model: Any, plan: PruningPlan, args: argparse.Namespace) -> tuple[Weights, Any]:
-    """Returns the weights of the slim model, re-fitted to data, and the validation images."""
-    from amc_tf.batch_norm import BatchNormEstimator
-    from amc_tf.calibration import calibrate
-    from amc_tf.data import split_data, to_input_range
+def _choose_channels(model: Any, name: str) -> PruningPlan:
+    """Returns a published plan for a model, its channels chosen by their weights."""
+    from amc_tf.calibration import Calibration
+    from amc_tf.importance import find_importance
     from amc_tf.network import NetworkFunction
-    from amc_tf.reconstruct import Reconstructor
+    from amc_tf.plan import widths_to_plan
 
     network = NetworkFunction(model)
-    plan.validate(network.graph)
+    widths = published_widths(name, network.graph)
+    score = find_importance(_WEIGHTS_IMPORTANCE)
+    scores = score(network.graph, network.fold(network.weights), Calibration({}, {}))
+    return widths_to_plan(network.graph, widths, scores=scores)
+
+
+def _recover(
+    model: Any, plan: PruningPlan | None, args: argparse.Namespace
+) -> tuple[PruningPlan, Weights, Any]:
+    """Returns the plan, the weights of the slim model, re-fitted to data, and the validation images."""
+    from amc_tf.data import split_data, to_input_range
+    from amc_tf.network import NetworkFunction
+
+    network = NetworkFunction(model)
+    widths = plans.plan_widths(args.plan, network.graph)
     train, validation = options.load_images(model, args)
     split = split_data(
         train, validation, num_calibration=args.num_calibration_images, num_search=1, seed=args.seed
     )
-    images = to_input_range(split.calibration.images, args.input_range)
-    weights = network.slice(plan)
-    if args.reconstruct:
-        weights = Reconstructor(network, calibrate(network, images, seed=args.seed))(plan)
-    if args.reestimate_batch_norm:
-        weights = BatchNormEstimator(network, images)(weights)
-    return weights, validation
+    builder = _make_builder(network, to_input_range(split.calibration.images, args.input_range), args)
+    chosen = builder.plan(widths) if plan is None else plan
+    return chosen, builder.weights(chosen), validation
+
+
+def _make_builder(network: NetworkFunction, images: Any, args: argparse.Namespace) -> CandidateBuilder:
+    """Returns what turns widths into a network, with the recoveries that are on."""
+    from amc_tf.batch_norm import BatchNormEstimator
+    from amc_tf.calibration import calibrate
+    from amc_tf.candidate import CandidateBuilder
+
+    return CandidateBuilder(
+        network,
+        calibrate(network, images, seed=args.seed),
+        importance=options.SEARCH.importance,
+        reconstruct=args.reconstruct,
+        batch_norm=BatchNormEstimator(network, images) if args.reestimate_batch_norm else None,
+    )
