@@ -52,6 +52,7 @@ LAYERS = (
     "amc_tf.device.table_learning",
     "amc_tf.device.convert",
     "amc_tf.clone",
+    "amc_tf.twin",
     "amc_tf.models.*",
     "amc_tf.image_data",
     "amc_tf.image_folder",
