@@ -121,8 +121,8 @@ def episodes_chart(
     episodes: Sequence[float],
     values: Sequence[float],
     *,
-    line: Sequence[float],
-    warmup_episodes: int,
+    lines: Sequence[Sequence[tuple[float, float]]],
+    warmups: Sequence[tuple[float, float]],
     width: int,
     title: str,
     format_value: Format,
@@ -132,8 +132,8 @@ def episodes_chart(
     Args:
         episodes: Episode numbers, ascending.
         values: The number of each episode.
-        line: The line, for the last episodes one value each: the best so far, or a running median.
-        warmup_episodes: Episodes of random actions; their span is shaded.
+        lines: Points (episode, number) of each line, one or more: the best so far, or a running median.
+        warmups: First and last of each span of episodes of random actions; they are shaded.
         width: Width in pixels; text keeps its size whatever the width.
         title: Read out by screen readers.
         format_value: Writes the numbers of the vertical axis.
@@ -141,16 +141,17 @@ def episodes_chart(
     Returns:
         An `<svg>` element.
     """
-    frame = _Frame(width, 260, title, (episodes[0], episodes[-1]), _padded([*values, *line]))
-    if warmup_episodes > episodes[0]:
-        end = min(frame.x(warmup_episodes), frame.right)
-        frame.rectangle("shade", frame.left, frame.top, end - frame.left, frame.bottom - frame.top)
-        frame.text("note", frame.left + 6, frame.top + 14, "warm-up" if end - frame.left > 60 else "")
+    drawn = [value for line in lines for _, value in line]
+    frame = _Frame(width, 260, title, (episodes[0], episodes[-1]), _padded([*values, *drawn]))
+    for first, last in warmups:
+        start, end = frame.x(first), min(frame.x(last + 1), frame.right)
+        frame.rectangle("shade", start, frame.top, end - start, frame.bottom - frame.top)
+        frame.text("note", start + 6, frame.top + 14, "warm-up" if end - start > 60 else "")
     frame.axes("episode", lambda value: f"{value:g}", format_value)
     dots = " ".join(f"M{frame.x(x):.1f} {frame.y(y):.1f}h0" for x, y in zip(episodes, values, strict=True))
     frame.path("dots search", dots)
-    if line:
-        frame.path("line", _polyline(frame, episodes[len(episodes) - len(line) :], line))
+    for line in lines:
+        frame.path("line", "M" + "L".join(f"{frame.x(x):.1f} {frame.y(y):.1f}" for x, y in line))
     return frame.markup()
 
 
@@ -330,10 +331,6 @@ def _padded(values: Sequence[float]) -> tuple[float, float]:
     low, high = min(values), max(values)
     margin = 0.06 * (high - low)
     return low - margin, high + margin
-
-
-def _polyline(frame: _Frame, xs: Sequence[float], ys: Sequence[float]) -> str:
-    return "M" + "L".join(f"{frame.x(x):.1f} {frame.y(y):.1f}" for x, y in zip(xs, ys, strict=True))
 
 
 def _staircase(frame: _Frame, front: Sequence[Point]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -85,15 +86,19 @@ def _figure(title: str, note: str, draw: Callable[[int], str], *, is_full: bool 
 
 
 def _reward_figure(episodes: Sequence[Mapping[str, Any]]) -> Figure:
-    best = [episode["best_reward"] for episode in episodes if is_number(episode.get("best_reward"))]
+    lines = [
+        [(line["episode"], line["best_reward"]) for line in stage if is_number(line.get("best_reward"))]
+        for stage in _by_stage(episodes)
+    ]
+    note = "Each point is one plan; the line is the best one within the budget so far."
     return _figure(
         "Reward over episodes",
-        "Each point is one plan; the line is the best one within the budget so far.",
+        f"{note} It begins anew with each stage." if len(lines) > 1 else note,
         lambda width: charts.episodes_chart(
             [episode["episode"] for episode in episodes],
             [episode["reward"] for episode in episodes],
-            line=best,
-            warmup_episodes=_warmup_end(episodes),
+            lines=[line for line in lines if line],
+            warmups=_warmups(episodes),
             width=width,
             title="Reward of each episode and the best so far",
             format_value="{:.3g}".format,
@@ -102,15 +107,18 @@ def _reward_figure(episodes: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def _accuracy_figure(episodes: Sequence[Mapping[str, Any]]) -> Figure:
-    top1 = [episode["top1"] for episode in episodes]
+    lines = []
+    for stage in _by_stage(episodes):
+        medians = charts.running_median([line["top1"] for line in stage], _MEDIAN_WINDOW)
+        lines.append([(line["episode"], median) for line, median in zip(stage, medians, strict=True)])
     return _figure(
         "Accuracy over episodes",
         f"Top-1 on the search images, not fine-tuned; the line is the median of {_MEDIAN_WINDOW} episodes.",
         lambda width: charts.episodes_chart(
             [episode["episode"] for episode in episodes],
-            top1,
-            line=charts.running_median(top1, _MEDIAN_WINDOW),
-            warmup_episodes=_warmup_end(episodes),
+            [episode["top1"] for episode in episodes],
+            lines=lines,
+            warmups=_warmups(episodes),
             width=width,
             title="Top-1 accuracy of each episode and its running median",
             format_value=charts.percent,
@@ -118,8 +126,17 @@ def _accuracy_figure(episodes: Sequence[Mapping[str, Any]]) -> Figure:
     )
 
 
-def _warmup_end(episodes: Sequence[Mapping[str, Any]]) -> int:
-    return max((episode["episode"] + 1 for episode in episodes if episode.get("kind") == "warmup"), default=0)
+def _by_stage(episodes: Sequence[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
+    """Parts the episodes of a run by its stages."""
+    return [list(stage) for _, stage in itertools.groupby(episodes, key=lambda line: line.get("stage", 1))]
+
+
+def _warmups(episodes: Sequence[Mapping[str, Any]]) -> list[tuple[int, int]]:
+    """Returns the first and the last warm-up episode of each stage."""
+    stages = [
+        [line["episode"] for line in stage if line.get("kind") == "warmup"] for stage in _by_stage(episodes)
+    ]
+    return [(numbers[0], numbers[-1]) for numbers in stages if numbers]
 
 
 def _tradeoff_figure(summary: Mapping[str, Any], episodes: Sequence[Mapping[str, Any]]) -> Figure:
@@ -147,7 +164,7 @@ def _tradeoff_figure(summary: Mapping[str, Any], episodes: Sequence[Mapping[str,
             format_cost="{:g}".format,
         ),
     )
-    names = [("dot warmup", "warm-up episode")] if _warmup_end(episodes) else []
+    names = [("dot warmup", "warm-up episode")] if _warmups(episodes) else []
     names.append(("dot search", "episode"))
     return replace(drawn, legend=(*names, *((mark.kind, mark.label.partition(":")[0]) for mark in marks)))
 

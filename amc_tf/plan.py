@@ -182,6 +182,31 @@ def widths_to_plan(
     return PruningPlan(kept, {group.name: group.num_channels for group in graph.groups})
 
 
+def compose(first: PruningPlan, second: PruningPlan) -> PruningPlan:
+    """Returns the one plan that does what two do one after the other.
+
+    Args:
+        first: the plan of a network.
+        second: a plan of the slim network that `first` makes of it.
+
+    Returns:
+        A plan of the network of `first`; a group that only one of them names is taken from that one.
+
+    Raises:
+        PlanError: if `second` counts other channels in a group than `first` leaves there.
+    """
+    kept, num_channels = dict(first.kept), {**second.num_channels, **first.num_channels}
+    for name, channels in second.kept.items():
+        before = first.kept.get(name, range(second.num_channels[name]))
+        if len(before) != second.num_channels[name]:
+            raise PlanError(
+                f"The second plan is for {second.num_channels[name]} channels in '{name}', but the first "
+                f"leaves {len(before)}: it is the plan of another model."
+            )
+        kept[name] = tuple(before[channel] for channel in channels)
+    return PruningPlan(kept, num_channels)
+
+
 def uniform_plan(graph: ChannelGraph, keep_ratio: float, *, round_to: int = 8) -> PruningPlan:
     """Keeps the same share of every group, rounded to the alignment: a width multiplier.
 

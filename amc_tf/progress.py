@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -32,3 +33,23 @@ class Progress:
             total: epochs of the whole fine-tuning.
             top1: accuracy on the search images, in [0, 1].
         """
+
+
+class Clock:
+    """Tells a listener of each step of a run as it begins, and knows how long each took."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._begun: list[tuple[str, float]] = []
+
+    def begin(self, step: str) -> None:
+        """Ends the step before and begins another one."""
+        self._begun.append((step, time.perf_counter()))
+        self._progress.stage(step)
+
+    def seconds(self) -> dict[str, float]:
+        """Returns the seconds of each step that has ended, and "total"; steps of one name are added up."""
+        seconds: dict[str, float] = {}
+        for (step, start), (_, end) in zip(self._begun, self._begun[1:], strict=False):
+            seconds[step] = seconds.get(step, 0.0) + end - start
+        return {step: round(value, 2) for step, value in {**seconds, "total": sum(seconds.values())}.items()}

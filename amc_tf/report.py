@@ -96,6 +96,7 @@ def render(record: RunRecord) -> str:
         headline=headline(summary),
         tiles=_tiles(summary),
         rows=_rows(summary),
+        stages=_stage_rows(summary),
         has_latency=latency_of(summary, "baseline") is not None,
         against_uniform=_against_uniform(summary),
         figures=make_figures(record),
@@ -196,6 +197,35 @@ def _rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
             plain.append(_latency_cell(result, base if reference else {}))
         rows.append({"name": name, "kind": kind, "cells": plain, "is_final": result is _final(summary)})
     return rows
+
+
+def _stage_rows(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """Returns what the stages of a run did, as cells of text; nothing for a run of one stage."""
+    stages = summary.get("stages") or []
+    if len(stages) < 2:
+        return []
+    return [
+        (
+            str(number),
+            _limit(stage["budget"]),
+            stage["plan_found_by"] or "within the limit already",
+            _percent(stage["search_top1"]),
+            _percent(stage["finetuned_top1"]),
+            _quantity(stage["macs"]),
+            _quantity(stage["params"]),
+        )
+        for number, stage in enumerate(stages, 1)
+    ]
+
+
+def _limit(budget: Mapping[str, Any]) -> str:
+    """Writes what a budget allows."""
+    kind, limit = budget["kind"], budget["limit"]
+    if kind == "latency":
+        return f"{limit:.3f} ms"
+    if limit is None:
+        return f"{budget['value']:.3g} of the accuracy"
+    return _quantity(limit) + ("B" if kind == "bytes" else f" {budget['unit']}")
 
 
 def _latency_cell(result: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:

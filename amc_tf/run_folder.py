@@ -25,6 +25,7 @@ RUN_FILES = (
     "model_int8.tflite",
     "report.html",
 )
+STAGE_RECORD = "stage.json"
 
 
 @contextlib.contextmanager
@@ -96,7 +97,7 @@ class RunFolder:
         """Takes the lock and checks, or clears, what is there."""
         with clear_errors(self.path):
             self.checkpoint_folder.mkdir(parents=True, exist_ok=True)
-            self._lock = filelock.FileLock(self.path / "checkpoint" / "lock", timeout=0)
+            self._lock = filelock.FileLock(self._lock_file, timeout=0)
             try:
                 self._lock.acquire()
             except filelock.Timeout as error:
@@ -127,6 +128,19 @@ class RunFolder:
     def table(self) -> Path:
         """The latency table with which the search began, where it steers by one."""
         return self.checkpoint_folder / "table.json"
+
+    def stage(self, number: int) -> RunFolder:
+        """Returns the folder of a stage of the run, to be entered; what is in it is gone on with.
+
+        Args:
+            number: 1 for the first stage.
+        """
+        return RunFolder(self.path / f"stage{number}", resume=True)
+
+    @property
+    def num_stages(self) -> int:
+        """How many stages have begun to search in folders of their own; 0 in a run of one stage."""
+        return sum(stage.has_checkpoint for stage in self._stages())
 
     @property
     def has_checkpoint(self) -> bool:
@@ -197,14 +211,16 @@ class RunFolder:
             ) from error
 
     @property
+    def _lock_file(self) -> Path:
+        return self.checkpoint_folder / "lock"
+
+    @property
     def _state_file(self) -> Path:
         return self.checkpoint_folder / "search.npz"
 
     def _prepare(self) -> None:
         self._remove_unfinished()
-        found = [name for name in RUN_FILES if (self.path / name).exists()]
-        if self.has_checkpoint:
-            found.append("checkpoint/search.npz")
+        found = self._found()
         if found and not self._resume and not self._overwrite:
             raise RunFolderError(
                 f"{self.path} holds an earlier run ({found[0]}): go on with --resume, delete it with "
@@ -213,19 +229,42 @@ class RunFolder:
         if self._overwrite and not self._resume:
             self._clear(found)
 
+    def _found(self) -> list[str]:
+        """Returns the files of an earlier run, those of its stages too, as paths below the folder."""
+        names = (*RUN_FILES, STAGE_RECORD, "checkpoint/search.npz")
+        places = (self, *self._stages())
+        found = [folder.path / name for folder in places for name in names if (folder.path / name).exists()]
+        return [path.relative_to(self.path).as_posix() for path in found]
+
+    def _stages(self) -> list[RunFolder]:
+        paths = [path.parent for path in self.path.glob("stage[0-9]*/checkpoint") if path.is_dir()]
+        return [RunFolder(path) for path in sorted(paths)]
+
     def _clear(self, found: Sequence[str]) -> None:
-        """Deletes files of an earlier run, its measurements and its TensorBoard events."""
+        """Deletes files of an earlier run, its measurements, its TensorBoard events and its stages."""
         with clear_errors(self.path):
             for name in found:
                 (self.path / name).unlink()
-            # SQLite would replay a journal that a killed process left into the new file.
-            journals = self.checkpoint_folder.glob(f"{self.measurements.name}*")
-            for path in (*journals, *self.events.glob("events.*")):
-                path.unlink()
+            stages = self._stages()
+            for folder in (self, *stages):
+                # SQLite would replay a journal that a killed process left into the new file.
+                journals = folder.checkpoint_folder.glob(f"{self.measurements.name}*")
+                for path in (*journals, *folder.events.glob("events.*")):
+                    path.unlink()
+            for stage in stages:
+                stage.remove_empty()
+
+    def remove_empty(self) -> None:
+        """Removes the folder where nothing is left in it but what an empty run leaves."""
+        for path in (self._lock_file, self.table):
+            path.unlink(missing_ok=True)
+        for folder in (self.checkpoint_folder, self.events, self.path):
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
 
     def _remove_unfinished(self) -> None:
         """Removes the temporary files of a process that was killed while it wrote."""
-        places = [self.path / name for name in RUN_FILES] + [self._state_file]
+        places = [self.path / name for name in (*RUN_FILES, STAGE_RECORD)] + [self._state_file]
         with clear_errors(self.path):
             for place in places:
                 for pattern in (f".{place.name}.*", f".saving-{place.name}"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
@@ -35,7 +35,8 @@ class RunRecord:
 
     Attributes:
         summary: summary.json.
-        episodes: The lines of episodes.jsonl.
+        episodes: The lines of episodes.jsonl; of several stages one after the other, numbered through, each
+            with its "stage", 1 for the first.
         groups: Kept channels and channels before pruning of each channel group, from plan.json.
     """
 
@@ -51,7 +52,7 @@ def read_run(folder: Path) -> RunRecord:
         folder: The run folder.
 
     Returns:
-        The contents of its three files.
+        The contents of its files.
 
     Raises:
         RunFolderError: If a file is missing or is not what it should be, named in the message.
@@ -73,7 +74,7 @@ def read_run(folder: Path) -> RunRecord:
         raise RunFolderError(
             f"{folder / 'plan.json'} is no pruning plan: each group needs 'kept' and 'num_channels'."
         ) from error
-    return RunRecord(summary, _read_episodes(folder / "episodes.jsonl"), groups)
+    return RunRecord(summary, _read_all_episodes(folder, summary.get("stages") or []), groups)
 
 
 def latency_of(summary: Mapping[str, Any], key: str) -> Mapping[str, float] | None:
@@ -152,6 +153,19 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise RunFolderError(f"{path} holds no JSON object; run the compression again.")
     return value
+
+
+def _read_all_episodes(folder: Path, stages: Sequence[Mapping[str, Any]]) -> tuple[Mapping[str, Any], ...]:
+    """Reads the episodes of a run; a stage that began within its limit has none."""
+    if len(stages) < 2:
+        return _read_episodes(folder / "episodes.jsonl")
+    episodes: list[Mapping[str, Any]] = []
+    for number, stage in enumerate(stages, 1):
+        if stage.get("plan_found_by"):
+            start = len(episodes)
+            read = _read_episodes(folder / f"stage{number}" / "episodes.jsonl")
+            episodes += [{**line, "episode": start + line["episode"], "stage": number} for line in read]
+    return tuple(episodes)
 
 
 def _read_episodes(path: Path) -> tuple[Mapping[str, Any], ...]:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import importlib.metadata
-import math
 import platform
 from collections.abc import Sequence
 from typing import Any
 
 from amc_tf import __version__
-from amc_tf.budget import Limit
 from amc_tf.device.latency import LatencyMeter
 from amc_tf.graph import ChannelGraph
 
@@ -28,16 +26,6 @@ def channels(graph: ChannelGraph, widths: Sequence[int], uniform: Sequence[int])
         }
         for group, width, uniform_width in zip(graph.groups, widths, uniform, strict=True)
     ]
-
-
-def budget(limit: Limit) -> dict[str, Any]:
-    """Returns the budget as given and in absolute numbers; a limit of null bounds nothing."""
-    return {
-        "kind": limit.kind,
-        "value": limit.budget.value,
-        "limit": None if math.isinf(limit.limit) else limit.limit,
-        "unit": limit.unit,
-    }
 
 
 def meter(meter: LatencyMeter) -> dict[str, str]:

@@ -26,6 +26,14 @@ def add_settings(
     parser.add_argument(
         "--finetune-uniform", action="store_true", help="fine-tune the uniform control too, to compare with"
     )
+    parser.add_argument(
+        "--stages",
+        type=int,
+        default=1,
+        metavar="N",
+        help="search and fine-tune N times, each time within a smaller budget; --episodes and "
+        "--finetune-epochs are those of each stage (default: %(default)s)",
+    )
     options.add_run_folder(parser, out=out)
 
 
@@ -51,6 +59,7 @@ def run(args: argparse.Namespace) -> int:
                 settings=settings,
                 finetuning=finetuning,
                 finetune_uniform=args.finetune_uniform,
+                stages=args.stages,
                 input_range=args.input_range,
                 out=args.out,
                 resume=args.resume,

@@ -136,8 +136,8 @@ def test_networks_that_differ_in_weights_only_have_one_structure(summary):
 
 def test_summary_tells_how_it_came_about(summary):
     assert set(summary) == {
-        *NETWORKS, "model", "data", "command", "plan_found_by", "channels", "verification", "budget", "meter",
-        "input_range", "settings", "versions", "seconds",
+        *NETWORKS, "model", "data", "command", "plan_found_by", "stages", "channels", "verification", "budget",
+        "meter", "input_range", "settings", "versions", "seconds",
     }  # fmt: skip
     assert (summary["model"], summary["data"]) == ("tiny", "patterns")
     limit = 0.6 * summary["baseline"]["latency_ms"]["median"]
@@ -148,9 +148,11 @@ def test_summary_tells_how_it_came_about(summary):
     assert summary["settings"] == {"search": SETTINGS.to_json(), "finetune": ONE_EPOCH.to_json()}
     assert summary["versions"]["keras"] == keras.__version__
     assert {"python", "tensorflow", "numpy", "ai-edge-litert", "amc-tf"} <= set(summary["versions"])
-    stages = summary["seconds"]
-    assert set(stages) == {"calibrate", "search", "finetune", "convert", "measure", "total"}
-    assert stages["total"] == pytest.approx(sum(stages.values()) - stages["total"], abs=0.1)
+    steps = summary["seconds"]
+    assert set(steps) == {"calibrate", "search", "finetune", "convert", "measure", "total"}
+    assert steps["total"] == pytest.approx(sum(steps.values()) - steps["total"], abs=0.1)
+    (stage,) = summary["stages"]
+    assert (stage["budget"], stage["macs"]) == (summary["budget"], summary["finetuned"]["macs"])
     assert summary["plan_found_by"] in ("agent", "uniform")
     assert summary["verification"]["float32"]["top1_agreement"] == 1.0
     assert summary["verification"]["int8"]["num_images"] == 64

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from amc_tf.errors import PlanError, SettingsError
 from amc_tf.graph import ChannelGraph
-from amc_tf.plan import PruningPlan, allowed_widths, round_width, uniform_plan, widths_to_plan
+from amc_tf.plan import PruningPlan, allowed_widths, compose, round_width, uniform_plan, widths_to_plan
+from amc_tf.rebuild import rebuild
 from tests.networks import classifier
 
 
@@ -198,3 +199,35 @@ def test_a_uniform_plan_is_a_width_multiplier(graph):
     assert uniform_plan(graph, 0.5, round_to=2).widths(graph) == (4, 6)
     assert uniform_plan(graph, 1.0).widths(graph) == (8, 12)
     assert uniform_plan(graph, 0.01).widths(graph) == (8, 8)
+
+
+def test_composed_plans_name_the_channels_of_the_first_network():
+    first = PruningPlan({"a": (1, 3, 4), "b": (0, 2)}, {"a": 6, "b": 3})
+    second = PruningPlan({"a": (0, 2), "c": (1,)}, {"a": 3, "c": 2})
+    assert compose(first, second) == PruningPlan(
+        {"a": (1, 4), "b": (0, 2), "c": (1,)}, {"a": 6, "b": 3, "c": 2}
+    )
+
+
+def test_composing_with_nothing_changes_nothing(graph):
+    plan, nothing = uniform_plan(graph, 0.5), PruningPlan({}, {})
+    assert compose(plan, nothing) == compose(nothing, plan) == plan
+
+
+def test_a_composed_plan_builds_what_two_build_one_after_the_other():
+    model = classifier(keras, keras.layers.Conv2D(12, 3, name="second"))
+    random = np.random.default_rng(0)
+    scores = {"first": random.random(8), "second": random.random(12)}
+    first = widths_to_plan(ChannelGraph.from_model(model), (6, 8), scores=scores)
+    slim = rebuild(model, first)
+    scores = {"first": random.random(6), "second": random.random(8)}
+    second = widths_to_plan(ChannelGraph.from_model(slim), (3, 5), scores=scores)
+    at_once = rebuild(model, compose(first, second)).get_weights()
+    for array, expected in zip(at_once, rebuild(slim, second).get_weights(), strict=True):
+        np.testing.assert_array_equal(array, expected)
+
+
+def test_plans_that_do_not_follow_one_another_are_refused():
+    first = PruningPlan({"a": (1, 3, 4)}, {"a": 6})
+    with pytest.raises(PlanError, match="for 4 channels in 'a', but the first leaves 3"):
+        compose(first, PruningPlan({"a": (0,)}, {"a": 4}))

@@ -1,0 +1,148 @@
+"""What a finished stage of a compression was, and how its folder keeps it to go on from."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from amc_tf.budget import Limit
+from amc_tf.cost import Cost
+from amc_tf.errors import RunFolderError
+from amc_tf.plan import PruningPlan
+from amc_tf.rebuild import rebuild
+from amc_tf.run_folder import STAGE_RECORD, RunFolder, write_keras_model
+
+_MODEL, _PLAN = "model.keras", "plan.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class StageRecord:
+    """What one stage did.
+
+    Attributes:
+        limit: what it allowed, of the original's cost.
+        found_by: "agent" or "uniform"; None where the network was within the limit already, and stayed.
+        search_top1: top-1 on the search images before its fine-tuning, in [0, 1].
+        finetuned_top1: the same after it.
+        cost: exact cost of the network.
+        latency_ratio: its latency / the original's; None where no limit of latency needs it.
+    """
+
+    limit: Limit
+    found_by: str | None
+    search_top1: float
+    finetuned_top1: float
+    cost: Cost
+    latency_ratio: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the entry of "stages" in summary.json."""
+        return {
+            "budget": limit_to_json(self.limit),
+            "plan_found_by": self.found_by,
+            "search_top1": self.search_top1,
+            "finetuned_top1": self.finetuned_top1,
+            "macs": self.cost.macs,
+            "params": self.cost.params,
+            "bytes": self.cost.size_bytes,
+            "latency_ratio": self.latency_ratio,
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any], limit: Limit) -> StageRecord:
+        """Reads what `to_json` wrote of a stage with this limit.
+
+        Raises:
+            KeyError: if an entry is missing.
+        """
+        return cls(
+            limit,
+            found_by=value["plan_found_by"],
+            search_top1=float(value["search_top1"]),
+            finetuned_top1=float(value["finetuned_top1"]),
+            cost=Cost(int(value["macs"]), int(value["params"])),
+            latency_ratio=value["latency_ratio"],
+        )
+
+
+def limit_to_json(limit: Limit) -> dict[str, Any]:
+    """Returns a limit as given and in absolute numbers; a limit of null bounds nothing."""
+    return {
+        "kind": limit.kind,
+        "value": limit.budget.value,
+        "limit": None if math.isinf(limit.limit) else limit.limit,
+        "unit": limit.unit,
+    }
+
+
+def save_stage(
+    folder: RunFolder, record: StageRecord, *, model: Any, plan: PruningPlan, identity: Mapping[str, Any]
+) -> None:
+    """Writes a finished stage; the record comes last, so that it marks a whole one.
+
+    Args:
+        folder: of the stage.
+        record: what it did.
+        model: its fine-tuned network.
+        plan: the kept channels, as indices of the original's.
+        identity: what a run must agree with to go on from here.
+
+    Raises:
+        RunFolderError: if a file cannot be written.
+    """
+    write_keras_model(model, folder.path / _MODEL)
+    folder.write_json(_PLAN, plan.to_json())
+    folder.write_json(STAGE_RECORD, {**record.to_json(), "identity": dict(identity)})
+
+
+def load_stage(
+    folder: RunFolder, original: Any, limit: Limit, *, identity: Mapping[str, Any]
+) -> tuple[StageRecord, Any, PruningPlan] | None:
+    """Reads a finished stage back, None if it has not finished.
+
+    Args:
+        folder: of the stage.
+        original: the Keras model that the run compresses.
+        limit: of the stage.
+        identity: of the run that goes on.
+
+    Returns:
+        What the stage did, its network, and the kept channels as indices of the original's.
+
+    Raises:
+        RunFolderError: if a file is damaged, or the stage is one of another compression.
+    """
+    path = folder.path / STAGE_RECORD
+    if not path.exists():
+        return None
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+        record, saved = StageRecord.from_json(value, limit), value["identity"]
+        _check_identity(
+            folder, {**saved, "limit": value["budget"]}, {**identity, "limit": limit_to_json(limit)}
+        )
+        plan = PruningPlan.load(folder.path / _PLAN)
+        model = rebuild(original, plan)
+        model.load_weights(folder.path / _MODEL)
+    except RunFolderError:
+        raise
+    # Keras raises whatever HDF5 or the zip file raise, besides what damaged JSON does.
+    except Exception as error:
+        raise RunFolderError(
+            f"The finished stage in {folder.path} is damaged ({error}): start again with --overwrite."
+        ) from error
+    return record, model, plan
+
+
+def _check_identity(folder: RunFolder, saved: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    given = json.loads(json.dumps(given))
+    for name in {**saved, **given}:
+        if saved.get(name) != given.get(name):
+            raise RunFolderError(
+                f"The stage in {folder.path} is of another compression: {name} was {saved.get(name)!r} and "
+                f"is now {given.get(name)!r}. Give the same settings to --resume, or start again with "
+                "--overwrite."
+            )

@@ -1,0 +1,127 @@
+"""What all stages of a compression share, and the steps that each of them takes."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from amc_tf.budget import Budget
+from amc_tf.data import DataSplit, to_input_range
+from amc_tf.device.convert import to_tflite
+from amc_tf.device.latency import LatencyMeter
+from amc_tf.device.table import LatencyTable
+from amc_tf.finetune import EpochRecord, finetune
+from amc_tf.progress import Progress
+from amc_tf.session import PruningSession
+from amc_tf.settings import FinetuneSettings, SearchSettings
+
+_NUM_INT8_IMAGES = 100
+
+
+@dataclasses.dataclass(frozen=True)
+class CompressionTask:
+    """One model, its data and how it is to be compressed.
+
+    Attributes:
+        model: the original.
+        split: the data.
+        settings: of each search.
+        finetuning: of each fine-tuning.
+        input_range: one of `amc_tf.data.INPUT_RANGES`.
+        meter: times candidates; None to leave latency out.
+        table: what is known about the meter's device before the first search, or None.
+        progress: told of episodes and epochs.
+    """
+
+    model: Any
+    split: DataSplit
+    settings: SearchSettings
+    finetuning: FinetuneSettings
+    input_range: str
+    meter: LatencyMeter | None
+    table: LatencyTable | None
+    progress: Progress
+
+    def session(
+        self, model: Any, budget: Budget, *, settings: SearchSettings | None = None
+    ) -> PruningSession:
+        """Prepares the search of a network: the original, or one that an earlier stage has made of it."""
+        return PruningSession(
+            model,
+            self.split,
+            budget=budget,
+            settings=settings or self.settings,
+            input_range=self.input_range,
+            meter=self.meter,
+            table=self.table,
+        )
+
+    def finetune(self, slim: Any, *, times: int = 1) -> tuple[Any, float | None]:
+        """Trains a slim network with distillation from the original.
+
+        Args:
+            slim: the network; it is not changed.
+            times: as many times the epochs of the settings.
+
+        Returns:
+            The trained network and its top-1 on the search images; without epochs the network as it was, and
+            None.
+        """
+        total = times * self.finetuning.epochs
+        if total == 0:
+            return slim, None
+
+        def report(record: EpochRecord) -> None:
+            self.progress.epoch(record.epoch, total, record.top1)
+
+        result = finetune(
+            slim,
+            self.split.train,
+            self.split.search,
+            settings=dataclasses.replace(self.finetuning, epochs=total),
+            input_range=self.input_range,
+            teacher=self.model,
+            on_epoch=report,
+        )
+        return result.model, result.best_top1
+
+    def convert(self, model: Any, precision: str, *, input_shape: tuple[int, ...]) -> bytes:
+        """Converts a network to TFLite; int8 is calibrated on images of the split."""
+        images = self.split.calibration.images[:_NUM_INT8_IMAGES]
+        return to_tflite(
+            model,
+            precision=precision,
+            calibration_images=to_input_range(images, self.input_range) if precision == "int8" else None,
+            input_shape=input_shape,
+        )
+
+    def identity(self, model: bytes) -> Mapping[str, Any]:
+        """Returns JSON values that a finished stage must agree with to be gone on from.
+
+        Args:
+            model: the original as TFLite bytes.
+        """
+        search, finetuning = self.settings.to_json(), self.finetuning.to_json()
+        for name in ("checkpoint_every", "max_dropped_in_a_row"):
+            del search[name]
+        images = (self.split.train, self.split.calibration, self.split.search)
+        return {
+            **{f"search {name}": value for name, value in search.items()},
+            **{f"fine-tuning {name}": value for name, value in finetuning.items()},
+            "model": _digest(model),
+            "images": _digest(*(array for part in images for array in (part.images, part.labels))),
+            "input_range": self.input_range,
+            "meter": self.meter and f"{self.meter.name} ({_digest(self.meter.fingerprint().encode())})",
+        }
+
+
+def _digest(*contents: bytes | NDArray[Any]) -> str:
+    digest = hashlib.sha256()
+    for content in contents:
+        digest.update(content if isinstance(content, bytes) else np.ascontiguousarray(content).data)
+    return digest.hexdigest()[:16]
