@@ -176,13 +176,21 @@ class Predictor(Protocol):
         """Returns the latency in ms of the network with these widths."""
 
 
-class WidthBounds:
-    """How wide each group may stay so that the finished network is within the budget (Algorithm 1).
+class Countable(Protocol):
+    """Counts what a network costs from how much each of its groups keeps."""
 
-    The paper's duty of a step, on exact cost and with the alignment inside: the largest allowed width w_t
-    with cost(w_1..w_t-1 as chosen, w_t, all later groups at their smallest) <= limit. Cost never falls when a
-    width rises, and the smallest network is checked at construction, so a step always has a width to take
-    and the finished network is never over the limit.
+    def count(self, widths: Sequence[int]) -> Cost:
+        """Returns the exact cost; it never falls when a width rises."""
+
+
+class Bounds:
+    """How much each group may keep so that the finished network is within the budget (Algorithm 1).
+
+    A width is how much a group keeps: channels of a channel group (`WidthBounds`), weights of a layer in
+    fine-grained pruning. The paper's duty of a step, on exact cost and with the alignment inside: the largest
+    allowed width w_t with cost(w_1..w_t-1 as chosen, w_t, all later groups at their smallest) <= limit. Cost
+    never falls when a width rises, and the smallest network is checked at construction, so a step always has
+    a width to take and the finished network is never over the limit.
 
     Beyond the paper there is a bound from below as well: the smallest allowed width with which the network,
     all later groups untouched, still uses `min_use` of the limit. A network well inside its budget is seldom
@@ -200,23 +208,23 @@ class WidthBounds:
 
     def __init__(
         self,
-        graph: ChannelGraph,
+        units: Countable,
         limit: Limit,
         *,
-        round_to: int = 8,
-        min_keep_ratio: float = 0.2,
+        allowed: Sequence[Sequence[int]],
         min_use: float = 0.97,
         predictor: Predictor | None = None,
+        advice: str = "allow smaller widths",
     ) -> None:
         """Checks that the budget can be met.
 
         Args:
-            graph: the network.
-            limit: what it may cost.
-            round_to: widths are multiples of this (or untouched).
-            min_keep_ratio: smallest part of the channels that stays in each group.
+            units: counts the cost of widths.
+            limit: what the network may cost.
+            allowed: for each group the widths it may be given, ascending, the untouched width last.
             min_use: part of the limit that a network should use, in [0, 1]; 0 leaves Algorithm 1 alone.
             predictor: predicts latency; needed for a latency limit only.
+            advice: how to allow smaller networks, for the error.
 
         Raises:
             BudgetError: if even the smallest network is over the limit; the message names the smallest value.
@@ -227,11 +235,8 @@ class WidthBounds:
         if limit.kind == "latency" and predictor is None:
             raise BudgetError(f"The budget {limit.budget} needs a latency predictor to bound the widths.")
         self.limit = limit
-        self.allowed = tuple(
-            allowed_widths(group.num_channels, round_to=round_to, min_keep_ratio=min_keep_ratio)
-            for group in graph.groups
-        )
-        self._graph = graph
+        self.allowed = tuple(tuple(widths) for widths in allowed)
+        self._units = units
         self._predictor = predictor
         self._least = 0.0 if math.isinf(limit.limit) else min_use * limit.limit
         smallest = self.cost(self.minimum)
@@ -239,8 +244,8 @@ class WidthBounds:
             raise BudgetError(
                 f"The budget {limit.budget} allows {_show(limit.limit, limit.kind)}, but the smallest network"
                 f" that the search may build has {_show(smallest, limit.kind)}; give at least"
-                f" {limit.kind}={_round_up(smallest / limit.original)} (as a ratio of the original), or lower"
-                f" round_to ({round_to}) or min_keep_ratio ({min_keep_ratio:g})."
+                f" {limit.kind}={_round_up(smallest / limit.original)} (as a ratio of the original), or"
+                f" {advice}."
             )
 
     @property
@@ -258,7 +263,7 @@ class WidthBounds:
         if self._predictor is not None and self.limit.kind == "latency":
             return self._predictor.predict(widths)
         if self.limit.kind in _COUNT_OF:
-            return float(_COUNT_OF[self.limit.kind](self._graph.count(widths)))
+            return float(_COUNT_OF[self.limit.kind](self._units.count(widths)))
         return 0.0
 
     def fits(self, widths: Sequence[int]) -> bool:
@@ -308,6 +313,46 @@ class WidthBounds:
         for keep_ratio in keep_ratios:
             chosen = (*chosen, self.bound(chosen, keep_ratio))
         return chosen
+
+
+class WidthBounds(Bounds):
+    """How wide each channel group may stay so that the finished network is within the budget."""
+
+    def __init__(
+        self,
+        graph: ChannelGraph,
+        limit: Limit,
+        *,
+        round_to: int = 8,
+        min_keep_ratio: float = 0.2,
+        min_use: float = 0.97,
+        predictor: Predictor | None = None,
+    ) -> None:
+        """Checks that the budget can be met.
+
+        Args:
+            graph: the network.
+            limit: what it may cost.
+            round_to: widths are multiples of this (or untouched).
+            min_keep_ratio: smallest part of the channels that stays in each group.
+            min_use: part of the limit that a network should use, in [0, 1]; 0 leaves Algorithm 1 alone.
+            predictor: predicts latency; needed for a latency limit only.
+
+        Raises:
+            BudgetError: if even the smallest network is over the limit; the message names the smallest value.
+            SettingsError: if an argument is outside its range.
+        """
+        super().__init__(
+            graph,
+            limit,
+            allowed=[
+                allowed_widths(group.num_channels, round_to=round_to, min_keep_ratio=min_keep_ratio)
+                for group in graph.groups
+            ],
+            min_use=min_use,
+            predictor=predictor,
+            advice=f"lower round_to ({round_to}) or min_keep_ratio ({min_keep_ratio:g})",
+        )
 
 
 def _show(value: float, kind: str) -> str:

@@ -7,14 +7,14 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from amc_tf.budget import WidthBounds
+from amc_tf.budget import Bounds
 from amc_tf.env import Scored, Scorer
 from amc_tf.errors import SettingsError
 
 _NUM_BISECTIONS = 40
 
 
-def uniform(bounds: WidthBounds) -> tuple[int, ...]:
+def uniform(bounds: Bounds) -> tuple[int, ...]:
     """Keeps the same part of every group: the largest keep ratio whose aligned network is within the limit.
 
     The control of the paper (Table 2, "uniform") and of width multipliers. Each group takes the allowed width
@@ -29,7 +29,7 @@ def uniform(bounds: WidthBounds) -> tuple[int, ...]:
     return _largest_fitting(bounds, lambda ratio: [ratio] * len(bounds.full))
 
 
-def uniform_networks(bounds: WidthBounds) -> list[tuple[int, ...]]:
+def uniform_networks(bounds: Bounds) -> list[tuple[int, ...]]:
     """Lists the uniform networks of all keep ratios in steps of one per cent, narrowest first, none twice.
 
     Args:
@@ -43,7 +43,7 @@ def uniform_networks(bounds: WidthBounds) -> list[tuple[int, ...]]:
     return list(dict.fromkeys(networks))
 
 
-def shallow(bounds: WidthBounds) -> tuple[int, ...]:
+def shallow(bounds: Bounds) -> tuple[int, ...]:
     """Prunes the first groups most: the keep ratio rises in a straight line to the last group.
 
     The paper (Table 2) names the policy without numbers. Here group t of T asks for the keep ratio
@@ -60,7 +60,7 @@ def shallow(bounds: WidthBounds) -> tuple[int, ...]:
     return _ramp(bounds, np.linspace(0.0, 1.0, len(bounds.full)))
 
 
-def deep(bounds: WidthBounds) -> tuple[int, ...]:
+def deep(bounds: Bounds) -> tuple[int, ...]:
     """Prunes the last groups most: `shallow` with the order of the groups reversed.
 
     Args:
@@ -72,7 +72,7 @@ def deep(bounds: WidthBounds) -> tuple[int, ...]:
     return _ramp(bounds, np.linspace(1.0, 0.0, len(bounds.full)))
 
 
-def scaled(bounds: WidthBounds, keep_ratios: Sequence[float]) -> tuple[int, ...]:
+def scaled(bounds: Bounds, keep_ratios: Sequence[float]) -> tuple[int, ...]:
     """Multiplies all keep ratios by one factor, the largest (up to 4) whose aligned network fits the limit.
 
     Without a limit the ratios are taken as they are.
@@ -90,7 +90,7 @@ def scaled(bounds: WidthBounds, keep_ratios: Sequence[float]) -> tuple[int, ...]
 
 
 def random_search(
-    bounds: WidthBounds, scorer: Scorer, *, num_evaluations: int, generator: np.random.Generator
+    bounds: Bounds, scorer: Scorer, *, num_evaluations: int, generator: np.random.Generator
 ) -> tuple[int, ...]:
     """Scores networks of uniformly random keep ratios, each bounded as the agent's actions are.
 
@@ -118,7 +118,7 @@ def random_search(
     return best[0] if best else bounds.minimum
 
 
-def greedy(bounds: WidthBounds, scorer: Scorer, *, num_iterations: int = 20) -> tuple[int, ...]:
+def greedy(bounds: Bounds, scorer: Scorer, *, num_iterations: int = 20) -> tuple[int, ...]:
     """Shrinks one group at a time, the one that loses least reward for the cost it saves (NetAdapt-style).
 
     After Yang et al., ECCV 2018, without their fine-tuning between iterations. From the untouched network,
@@ -158,7 +158,7 @@ def greedy(bounds: WidthBounds, scorer: Scorer, *, num_iterations: int = 20) -> 
     return widths
 
 
-def _proposals(bounds: WidthBounds, widths: tuple[int, ...], target: float) -> list[tuple[int, ...]]:
+def _proposals(bounds: Bounds, widths: tuple[int, ...], target: float) -> list[tuple[int, ...]]:
     """Lists, for each group that can shrink, the network in which it alone has shrunk."""
     proposals = []
     for index, allowed in enumerate(bounds.allowed):
@@ -170,7 +170,7 @@ def _proposals(bounds: WidthBounds, widths: tuple[int, ...], target: float) -> l
     return proposals
 
 
-def _ramp(bounds: WidthBounds, position: np.ndarray) -> tuple[int, ...]:
+def _ramp(bounds: Bounds, position: np.ndarray) -> tuple[int, ...]:
     """Returns the largest ramp within the limit; `position` float64 [T] is 0 where most is pruned."""
 
     def ratios(size: float) -> Sequence[float]:
@@ -180,7 +180,7 @@ def _ramp(bounds: WidthBounds, position: np.ndarray) -> tuple[int, ...]:
     return _largest_fitting(bounds, ratios)
 
 
-def _largest_fitting(bounds: WidthBounds, ratios: Callable[[float], Sequence[float]]) -> tuple[int, ...]:
+def _largest_fitting(bounds: Bounds, ratios: Callable[[float], Sequence[float]]) -> tuple[int, ...]:
     """Finds the largest size in [0, 1] whose network is within the limit.
 
     Args:

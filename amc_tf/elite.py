@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from amc_tf.budget import WidthBounds
+from amc_tf.budget import Bounds
 from amc_tf.controls import scaled, uniform
 
 _NOISE = 0.12  # of a keep ratio
@@ -27,7 +27,7 @@ class EliteExplorer:
         seed: seed of the choice of episodes and of the variations.
     """
 
-    def __init__(self, bounds: WidthBounds, share: float, *, seed: int) -> None:
+    def __init__(self, bounds: Bounds, share: float, *, seed: int) -> None:
         self._bounds = bounds
         self._share = share
         self._seed = seed

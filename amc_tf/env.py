@@ -1,8 +1,8 @@
-"""The pruning of one network as a Gymnasium environment: one step per channel group."""
+"""The pruning of one network as a Gymnasium environment: one step per group."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import gymnasium
@@ -10,10 +10,56 @@ import numpy as np
 from gymnasium.error import InvalidAction, ResetNeeded
 from numpy.typing import NDArray
 
-from amc_tf.budget import WidthBounds
-from amc_tf.graph import ChannelGraph
+from amc_tf.budget import Bounds
+from amc_tf.cost import Cost
 
 STATE_SIZE = 11
+
+
+class Group(Protocol):
+    """What a state tells of a group: a channel group, or a layer whose weights are pruned one by one."""
+
+    @property
+    def num_channels(self) -> int:
+        """Output channels before pruning."""
+
+    @property
+    def input_channels(self) -> int:
+        """Input channels before pruning."""
+
+    @property
+    def height(self) -> int:
+        """Input rows."""
+
+    @property
+    def width(self) -> int:
+        """Input columns."""
+
+    @property
+    def kernel_size(self) -> int:
+        """Kernel rows."""
+
+    @property
+    def stride(self) -> int:
+        """Stride."""
+
+
+class Groups(Protocol):
+    """A network as groups that are decided one after another; a `ChannelGraph` is one."""
+
+    @property
+    def groups(self) -> Sequence[Group]:
+        """The groups in network order."""
+
+    @property
+    def full_widths(self) -> tuple[int, ...]:
+        """How much each group has before pruning."""
+
+    def count(self, widths: Sequence[int] | None = None) -> Cost:
+        """Returns the exact cost of the network whose groups keep so much (None: all)."""
+
+    def group_macs(self, index: int) -> int:
+        """Returns the multiply-accumulates of the weights that belong to one group."""
 
 
 class Scored(Protocol):
@@ -32,7 +78,10 @@ Scorer = Callable[[tuple[int, ...]], Scored]
 
 
 class PruningEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
-    """Decides on the width of each channel group of a network in turn, then scores the network.
+    """Decides how much each group of a network keeps in turn, then scores the network.
+
+    A group is a channel group, whose width is the number of its channels, or in fine-grained pruning a layer,
+    whose width is the number of its weights.
 
     State, float32 [11], the paper's features (section 3.2) of the group t that is decided next. T is the
     number of groups, FLOPs are counted as multiply-accumulates, "original" is the network before pruning. A
@@ -55,11 +104,11 @@ class PruningEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
 
     After the last step features 1-7 are 0: there is no group left to decide.
 
-    Action: float32 [1] in [0, 1], the part of the group's channels to keep. The paper's action is the part
-    removed. The action executed is the allowed width nearest to it, moved inside the bounds of the step: the
-    network must be able to end within the budget (Algorithm 1) and to use most of it
-    (`amc_tf.budget.WidthBounds`). Its keep ratio is in the info, and it is this one that an agent should
-    learn from.
+    Action: float32 [1] in [0, 1], the part of the group's channels or weights to keep. The paper's action is
+    the part removed. The action executed is the allowed width nearest to it, moved inside the bounds of the
+    step: the network must be able to end within the budget (Algorithm 1) and to use most of it
+    (`amc_tf.budget.Bounds`). Its keep ratio is in the info, and it is this one that an agent should learn
+    from.
 
     Reward: 0 before the last step; at the last step the score's reward of the finished network.
 
@@ -72,11 +121,11 @@ class PruningEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
 
     metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012, as gymnasium.Env declares it
 
-    def __init__(self, graph: ChannelGraph, scorer: Scorer, bounds: WidthBounds) -> None:
+    def __init__(self, graph: Groups, scorer: Scorer, bounds: Bounds) -> None:
         """Prepares the environment.
 
         Args:
-            graph: the network.
+            graph: the network: a `ChannelGraph`, or the layers of fine-grained pruning.
             scorer: returns the score of the network with the given widths, one per group.
             bounds: the widths that each group may be given.
         """
@@ -91,7 +140,7 @@ class PruningEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
 
     @property
     def num_steps(self) -> int:
-        """Steps per episode, one for each channel group."""
+        """Steps per episode, one for each group."""
         return len(self._graph.groups)
 
     def reset(
@@ -117,7 +166,7 @@ class PruningEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         if self._chosen is None or len(self._chosen) == self.num_steps:
             raise ResetNeeded("The episode has ended or not begun; call reset() first.")
         width = self._bounds.bound(self._chosen, _keep_ratio(action))
-        keep_ratio = width / self._graph.groups[len(self._chosen)].num_channels
+        keep_ratio = width / self._graph.full_widths[len(self._chosen)]
         self._chosen = (*self._chosen, width)
         info: dict[str, Any] = {"keep_ratio": keep_ratio, "width": width}
         terminated = len(self._chosen) == self.num_steps
@@ -144,7 +193,7 @@ class PruningEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         return state
 
 
-def _group_features(graph: ChannelGraph) -> NDArray[np.float64]:
+def _group_features(graph: Groups) -> NDArray[np.float64]:
     """Returns features 1-7 of each group, scaled, and zeros for the end: float64 [T + 1, 7]."""
     rows = [
         (
@@ -154,9 +203,9 @@ def _group_features(graph: ChannelGraph) -> NDArray[np.float64]:
             group.width,
             group.stride,
             group.kernel_size,
-            graph.group_macs(group.index),
+            graph.group_macs(index),
         )
-        for group in graph.groups
+        for index, group in enumerate(graph.groups)
     ]
     features = np.array([*rows, (0,) * 7], np.float64)
     return features / np.maximum(features.max(axis=0), 1.0)
