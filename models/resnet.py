@@ -1,7 +1,8 @@
 """Residual and plain networks for CIFAR, and the weight files of trained ones.
 
-Reference: He et al., "Deep Residual Learning for Image Recognition", CVPR 2016, section 4.2: depth 6n + 2,
+Reference: He et al., "Deep Residual Learning for Image Recognition", CVPR 2016. Section 4.2: depth 6n + 2,
 three stages of 16, 32 and 64 channels, shortcuts of kind A; plain networks are the same without shortcuts.
+Section 4.1: ResNet-50, four stages of bottleneck blocks, shortcuts of kind B.
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ import numpy as np
 from amc_tf.errors import ModelError
 
 STAGE_CHANNELS = (16, 32, 64)
+# Of ResNet-50, for each stage: channels inside its blocks, and how many blocks.
+BOTTLENECK_STAGES = ((64, 3), (128, 4), (256, 6), (512, 3))
+_EXPANSION = 4
 _BATCH_NORM = {
     "gamma": "weight",
     "beta": "bias",
@@ -62,8 +66,36 @@ def cifar_plain(depth: int = 20, num_classes: int = 10) -> keras.Model:
     return _build(depth, num_classes, has_shortcuts=False)
 
 
+def cifar_resnet50(num_classes: int = 10) -> keras.Model:
+    """Builds ResNet-50 for 32x32x3 images.
+
+    The AMC paper gives the accuracy of a ResNet-50 on CIFAR-10, but not its structure. This is the network
+    for ImageNet with a 3x3 stem of stride 1 and no pooling behind it, so that 4x4 positions are left at the
+    end; the first block of a later stage has its stride in the 3x3 convolution. It is common for CIFAR
+    (https://github.com/kuangliu/pytorch-cifar).
+
+    Args:
+        num_classes: number of classes, at least 2.
+
+    Returns:
+        An untrained model: float32 [batch, 32, 32, 3] -> probabilities float32 [batch, classes].
+
+    Raises:
+        ModelError: if an argument is out of its range.
+    """
+    _check_classes(num_classes)
+    inputs = keras.Input((32, 32, 3), name="image")
+    x = _convolution(inputs, BOTTLENECK_STAGES[0][0], 1, "conv1", "bn1")
+    x = keras.layers.ReLU(name="relu")(x)
+    for stage, (channels, blocks) in enumerate(BOTTLENECK_STAGES, start=1):
+        for block in range(blocks):
+            stride = 2 if stage > 1 and block == 0 else 1
+            x = _bottleneck(x, channels, stride, f"layer{stage}.{block}")
+    return keras.Model(inputs, _classify(x, num_classes), name="cifar_resnet50")
+
+
 def load_weights(model: keras.Model, path: str | os.PathLike[str]) -> None:
-    """Fills a model of `cifar_resnet` from an .npz file.
+    """Fills a model of `cifar_resnet` or `cifar_resnet50` from an .npz file.
 
     The arrays have the names that PyTorch's implementations use (`layer1.0.conv1.weight`,
     `bn1.running_mean`, `linear.bias`), their kernels the order of Keras (rows, columns, in, out).
@@ -95,8 +127,7 @@ def load_weights(model: keras.Model, path: str | os.PathLike[str]) -> None:
 def _build(depth: int, num_classes: int, *, has_shortcuts: bool) -> keras.Model:
     if depth < 8 or (depth - 2) % 6:
         raise ModelError(f"A CIFAR ResNet has a depth of 6n + 2, such as 20 or 56, not {depth}.")
-    if num_classes < 2:
-        raise ModelError(f"num_classes is {num_classes}; a classifier needs at least 2 classes.")
+    _check_classes(num_classes)
     inputs = keras.Input((32, 32, 3), name="image")
     x = _convolution(inputs, STAGE_CHANNELS[0], 1, "conv1", "bn1")
     x = keras.layers.ReLU(name="relu")(x)
@@ -104,12 +135,20 @@ def _build(depth: int, num_classes: int, *, has_shortcuts: bool) -> keras.Model:
         for block in range((depth - 2) // 6):
             stride = 2 if stage > 1 and block == 0 else 1
             x = _block(x, channels, stride, f"layer{stage}.{block}", has_shortcuts=has_shortcuts)
-    x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
-    outputs = keras.layers.Dense(num_classes, activation="softmax", name="linear")(x)
     kind = "resnet" if has_shortcuts else "plain"
-    model = keras.Model(inputs, outputs, name=f"cifar_{kind}{depth}")
+    model = keras.Model(inputs, _classify(x, num_classes), name=f"cifar_{kind}{depth}")
     _fix_shortcuts(model)
     return model
+
+
+def _check_classes(num_classes: int) -> None:
+    if num_classes < 2:
+        raise ModelError(f"num_classes is {num_classes}; a classifier needs at least 2 classes.")
+
+
+def _classify(x: keras.KerasTensor, num_classes: int) -> keras.KerasTensor:
+    x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
+    return keras.layers.Dense(num_classes, activation="softmax", name="linear")(x)
 
 
 def _block(
@@ -128,14 +167,28 @@ def _block(
     return keras.layers.ReLU(name=f"{name}.relu2")(x)
 
 
+def _bottleneck(x: keras.KerasTensor, channels: int, stride: int, name: str) -> keras.KerasTensor:
+    """Convolutions of 1x1, 3x3 and 1x1; the shortcut is trained where the number of channels changes."""
+    shortcut, wide = x, _EXPANSION * channels
+    if x.shape[-1] != wide:
+        shortcut = _convolution(x, wide, stride, f"{name}.shortcut.0", f"{name}.shortcut.1", kernel_size=1)
+    x = _convolution(x, channels, 1, f"{name}.conv1", f"{name}.bn1", kernel_size=1)
+    x = keras.layers.ReLU(name=f"{name}.relu1")(x)
+    x = _convolution(x, channels, stride, f"{name}.conv2", f"{name}.bn2")
+    x = keras.layers.ReLU(name=f"{name}.relu2")(x)
+    x = _convolution(x, wide, 1, f"{name}.conv3", f"{name}.bn3", kernel_size=1)
+    x = keras.layers.Add(name=f"{name}.add")([x, shortcut])
+    return keras.layers.ReLU(name=f"{name}.relu3")(x)
+
+
 def _convolution(
-    x: keras.KerasTensor, channels: int, stride: int, name: str, norm_name: str
+    x: keras.KerasTensor, channels: int, stride: int, name: str, norm_name: str, *, kernel_size: int = 3
 ) -> keras.KerasTensor:
-    if stride > 1:
+    if stride > 1 and kernel_size > 1:
         x = keras.layers.ZeroPadding2D(1, name=f"{name}.pad")(x)
     x = keras.layers.Conv2D(
         channels,
-        3,
+        kernel_size,
         strides=stride,
         padding="same" if stride == 1 else "valid",
         use_bias=False,

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 
 from amc_tf.clone import clone_with, copy_weights, iterate_layers
+from amc_tf.device.convert import to_tflite, verify
 from amc_tf.graph import ChannelGraph, count_cost
 from amc_tf.network import NetworkFunction
-from amc_tf.plan import PruningPlan, widths_to_plan
+from amc_tf.plan import PruningPlan, uniform_plan, widths_to_plan
 from amc_tf.rebuild import rebuild
 
 RELATIVE_LIMIT = 1e-4
@@ -103,3 +104,22 @@ def check_network(model: Any, *, seed: int = 0, batch: int = 2) -> ChannelGraph:
     for old, new in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)
     return graph
+
+
+def check_conversion(model: Any) -> None:
+    """Prunes every group of a model to half, and checks that its TFLite network computes the same."""
+    slim = rebuild(model, uniform_plan(ChannelGraph.from_model(model), 0.5))
+    images = np.random.default_rng(0).uniform(-1, 1, (8, *model.input_shape[1:])).astype(np.float32)
+    _normalize_on(slim, images)
+    spread = np.ptp(np.asarray(slim(images, training=False)), axis=0).max()
+    agreement = verify(to_tflite(slim), lambda batch: slim(batch, training=False), images)
+    assert agreement.max_abs_error < 1e-3 * spread
+    assert agreement.top1_agreement == 1.0
+
+
+def _normalize_on(model: Any, images: np.ndarray) -> None:
+    """Gives batch normalisation the statistics of these images, so that the outputs depend on the image."""
+    for layer in model.layers:
+        if type(layer).__name__ == "BatchNormalization":
+            layer.momentum = 0.0
+    model(images, training=True)

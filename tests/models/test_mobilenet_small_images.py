@@ -1,10 +1,8 @@
 """MobileNet V2 and V3 for 32x32 images: structure, cost, and the way through the toolkit."""
 
 import keras
-import numpy as np
 import pytest
 
-from amc_tf.device.convert import to_tflite, verify
 from amc_tf.errors import ModelError
 from amc_tf.graph import count_cost
 from amc_tf.models.mobilenet_small_images import (
@@ -13,8 +11,7 @@ from amc_tf.models.mobilenet_small_images import (
     cifar_mobilenet_v3_small,
 )
 from amc_tf.plan import uniform_plan
-from amc_tf.rebuild import rebuild
-from tests.harness import check_network
+from tests.harness import check_conversion, check_network
 
 BUILDERS = {
     "MobileNetV2": cifar_mobilenet_v2,
@@ -44,28 +41,6 @@ def macs_of_v2(num_classes):
             macs += size * size * hidden * (9 + wide)
             channels = wide
     return macs + size * size * channels * 1280 + 1280 * num_classes
-
-
-def normalize_on(model, images):
-    """Gives batch normalisation the statistics of these images, so that the outputs depend on the image."""
-    for layer in model.layers:
-        if isinstance(layer, keras.layers.BatchNormalization):
-            layer.momentum = 0.0
-    model(images, training=True)
-
-
-def check_way_to_tflite(model):
-    """Prunes every group of a network to half, and compares what it is converted to with it."""
-    graph = check_network(model)
-    slim = rebuild(model, uniform_plan(graph, 0.5))
-    images = np.random.default_rng(0).uniform(-1, 1, (8, *model.input_shape[1:])).astype(np.float32)
-    normalize_on(slim, images)
-    spread = np.ptp(np.asarray(slim(images, training=False)), axis=0).max()
-    agreement = verify(to_tflite(slim), lambda batch: slim(batch, training=False), images)
-    assert agreement.max_abs_error < 1e-4 * spread, spread
-    assert agreement.top1_agreement == 1.0
-    assert count_cost(slim).params < 0.35 * count_cost(model).params
-    assert [item.num_channels for item in graph.frozen] == [10], "only the classes stay"
 
 
 def test_v2_costs_what_the_table_of_its_paper_says_with_two_strides_less():
@@ -100,8 +75,13 @@ def test_body_of_v2_has_names_and_weights_of_keras_applications():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", BUILDERS)
-def test_full_networks_are_pruned_to_half_and_converted(name):
-    check_way_to_tflite(BUILDERS[name]())
+def test_every_group_is_pruned_and_half_of_each_converted(name):
+    model = BUILDERS[name]()
+    graph = check_network(model)
+    half = graph.count(uniform_plan(graph, 0.5).widths(graph))
+    assert half.params < 0.35 * graph.count().params
+    assert [item.num_channels for item in graph.frozen] == [10], "only the classes stay"
+    check_conversion(model)
 
 
 @pytest.mark.parametrize("name", BUILDERS)

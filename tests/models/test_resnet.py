@@ -7,6 +7,7 @@ import pytest
 from amc_tf.errors import ModelError
 from amc_tf.graph import ChannelGraph, count_cost
 from amc_tf.models import resnet
+from tests.harness import check_conversion, check_network, randomize
 
 
 def weights_of(model):
@@ -30,6 +31,55 @@ def test_macs_are_those_of_the_convolutions_and_the_shortcuts(depth):
     shortcuts = 16 * 16 * 16 * 32 + 8 * 8 * 32 * 64
     assert count_cost(resnet.cifar_resnet(depth)).macs == convolution_macs(depth) + shortcuts
     assert count_cost(resnet.cifar_plain(depth)).macs == convolution_macs(depth)
+
+
+@pytest.fixture(scope="module")
+def resnet50():
+    return resnet.cifar_resnet50()
+
+
+def bottleneck_macs():
+    """Counts the convolutions of ResNet-50 for 32x32 images and the classifier by hand."""
+    size, before = 32, 64
+    macs = size * size * 9 * 3 * before + 2048 * 10
+    for channels, blocks in ((64, 3), (128, 4), (256, 6), (512, 3)):
+        wide = 4 * channels
+        for block in range(blocks):
+            macs += size * size * before * channels
+            if block == 0:
+                size //= 1 if channels == 64 else 2
+                macs += size * size * before * wide
+            macs += size * size * (9 * channels * channels + channels * wide)
+            before = wide
+    return macs
+
+
+def test_resnet50_costs_what_its_convolutions_do(resnet50):
+    assert count_cost(resnet50).macs == bottleneck_macs()
+    assert sum(np.prod(variable.shape) for variable in resnet50.trainable_variables) == 23_520_842
+    assert resnet50.get_layer("layer4.2.relu3").output.shape == (None, 4, 4, 2048)
+
+
+def test_streams_and_inner_channels_of_resnet50_can_be_pruned(resnet50):
+    graph = ChannelGraph.from_model(resnet50)
+    assert len(graph.groups) == 1 + 4 + 2 * 16  # stem, streams, the inside of each block
+    streams = [group for group in graph.groups if len(group.producers) > 1]
+    assert [(group.num_channels, len(group.producers)) for group in streams] == [
+        (256, 4), (512, 5), (1024, 7), (2048, 4)
+    ]  # fmt: skip
+    assert [layer.layer for layer in graph.frozen] == ["linear"]
+
+
+@pytest.mark.slow
+def test_every_group_of_resnet50_is_pruned_and_half_of_each_converted(resnet50):
+    check_network(resnet50)
+    check_conversion(resnet50)
+
+
+@pytest.mark.slow
+def test_resnet50_of_keras_applications_is_pruned_to_half_and_converted():
+    model = keras.applications.ResNet50(weights=None, input_shape=(64, 64, 3), classes=10)
+    check_conversion(randomize(model))
 
 
 def test_a_shortcut_takes_every_second_pixel_and_adds_zero_channels():
@@ -82,9 +132,10 @@ def test_other_depths_are_refused(depth):
         resnet.cifar_plain(depth)
 
 
-def test_one_class_is_refused():
+@pytest.mark.parametrize("build", [resnet.cifar_resnet, resnet.cifar_resnet50])
+def test_one_class_is_refused(build):
     with pytest.raises(ModelError, match="num_classes is 1"):
-        resnet.cifar_resnet(8, num_classes=1)
+        build(num_classes=1)
 
 
 def test_a_model_is_saved_and_loaded_without_custom_objects(tmp_path):
