@@ -331,7 +331,8 @@ def _quicken_batch_norm(model: Any, steps_per_epoch: int) -> None:
     # The usual momentum of 0.99 averages over hundreds of steps: on small data the statistics would still be
     # those of the network before training when it ends (digits, half width, 5 epochs: 26 % top-1 with
     # 0.99, 98 % so). Two windows fit in an epoch; on large data each layer keeps its own momentum.
-    for layer in model.layers:
+    for outer in model.layers:
+        layer = getattr(outer, "layer", outer)  # what a wrapper holds
         if isinstance(layer, _keras_of(model).layers.BatchNormalization):
             layer.momentum = min(layer.momentum, max(0.0, 1.0 - 2.0 / steps_per_epoch))
         elif getattr(layer, "layers", None):

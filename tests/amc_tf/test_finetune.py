@@ -1,12 +1,14 @@
 """Facts about amc_tf/finetune.py, on a network of one convolution and images of 8x8."""
 
+from types import SimpleNamespace
+
 import keras
 import numpy as np
 import pytest
 
 from amc_tf.errors import DataError, ModelError, SettingsError
 from amc_tf.evaluate import Accuracy
-from amc_tf.finetune import finetune
+from amc_tf.finetune import _quicken_batch_norm, finetune
 from amc_tf.image_data import ImageData
 from amc_tf.settings import FinetuneSettings
 
@@ -196,3 +198,9 @@ def test_a_teacher_with_other_classes_is_refused():
     other = keras.Sequential([keras.layers.Input((8, 8, 3)), keras.layers.Flatten(), keras.layers.Dense(7)])
     with pytest.raises(ModelError, match="3 outputs and the teacher has 7"):
         tune(toy_model(), teacher=other)
+
+
+def test_batch_norm_in_a_wrapper_adapts_as_fast_as_any_other():
+    plain, wrapped = keras.layers.BatchNormalization(), keras.layers.BatchNormalization()
+    _quicken_batch_norm(SimpleNamespace(layers=[plain, SimpleNamespace(layer=wrapped)]), 10)
+    assert (plain.momentum, wrapped.momentum) == (0.8, 0.8)
