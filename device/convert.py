@@ -80,6 +80,7 @@ def to_tflite(
     *,
     precision: str = "float32",
     calibration_images: Any = None,
+    quantization_aware: bool = False,
     input_shape: Sequence[int] | None = None,
 ) -> bytes:
     """Converts a classifier to a TFLite network of batch size 1.
@@ -101,6 +102,8 @@ def to_tflite(
         precision: One of `PRECISIONS`.
         calibration_images: float32 [N, H, W, C] in the model's own input range, for "int8" only: they set the
             ranges of the activations. 100 to 500 typical images do.
+        quantization_aware: Whether the network holds these ranges itself, as quantisation-aware training
+            leaves them (see `amc_tf/quantize.py`); "int8" then takes no calibration images.
         input_shape: (H, W, C); needed for a function and for a model without a fixed input size.
 
     Returns:
@@ -109,12 +112,17 @@ def to_tflite(
     Raises:
         ConversionError: The converter refuses the network; the message ends with the converter's words.
         ModelError: The model has not one input of a known shape.
-        SettingsError: The precision is unknown, or "int8" lacks calibration images of the right shape.
+        SettingsError: The precision is unknown, or "int8" lacks calibration images of the right shape, or is
+            given some that it does not heed.
     """
     if precision not in PRECISIONS:
         raise SettingsError(f"Unknown precision {precision!r}; choose one of {', '.join(PRECISIONS)}.")
     shape = _input_shape(source, input_shape)
-    images = _check_calibration(calibration_images, shape) if precision == "int8" else None
+    images = None
+    if precision == "int8" and quantization_aware:
+        _check_no_calibration(calibration_images)
+    elif precision == "int8":
+        images = _check_calibration(calibration_images, shape)
     import tensorflow as tf
 
     function = source if not hasattr(source, "layers") else lambda image: source(image, training=False)
@@ -214,6 +222,14 @@ def _check_calibration(images: Any, shape: tuple[int, ...]) -> np.ndarray:
     return images
 
 
+def _check_no_calibration(images: Any) -> None:
+    if images is not None:
+        raise SettingsError(
+            "A network that was trained with quantisation in mind holds the ranges of its activations; leave "
+            "calibration_images out."
+        )
+
+
 def _set_precision(converter: Any, precision: str, images: np.ndarray | None) -> None:
     import tensorflow as tf
 
@@ -225,6 +241,7 @@ def _set_precision(converter: Any, precision: str, images: np.ndarray | None) ->
     if images is not None:
         converter.representative_dataset = lambda: ([image[np.newaxis]] for image in images)
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+    if precision == "int8":
         converter.inference_input_type = tf.int8
         converter.inference_output_type = tf.int8
 

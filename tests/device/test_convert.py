@@ -183,6 +183,14 @@ def raising_network(image: tf.Tensor) -> tf.Tensor:
             {"precision": "int8", "calibration_images": np.zeros((2, 8, 8, 3), np.float32)},
             r"but are float32 \[2, 8, 8, 3\]",
         ),
+        (
+            {
+                "precision": "int8",
+                "quantization_aware": True,
+                "calibration_images": np.zeros((2, 16, 16, 3), np.float32),
+            },
+            "holds the ranges of its activations; leave calibration_images out",
+        ),
     ],
 )
 def test_settings_that_cannot_work_are_refused(classifier: Any, options: dict[str, Any], words: str) -> None:
