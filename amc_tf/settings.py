@@ -235,6 +235,20 @@ class FinetuneSettings:
         return cls(**_known_values(cls, data))
 
 
+def quantization_settings(epochs: int, *, learning_rate: float = 0.002, seed: int = 0) -> FinetuneSettings:
+    """Returns settings of quantisation-aware training: it starts from a trained network, at a low rate.
+
+    Args:
+        epochs: passes over the training images.
+        learning_rate: highest learning rate; by default a tenth of that of fine-tuning.
+        seed: of shuffling and augmentation.
+
+    Raises:
+        SettingsError: if a value is outside its range.
+    """
+    return FinetuneSettings(epochs=epochs, learning_rate=learning_rate, warmup_epochs=0.0, seed=seed)
+
+
 def noise_decay_for(num_episodes: int) -> float:
     """Returns the noise decay that brings the noise to a hundredth in so many episodes after the warm-up."""
     return 0.01 ** (1.0 / max(num_episodes, 1))
