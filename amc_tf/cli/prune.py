@@ -11,6 +11,7 @@ from amc_tf.published import published_widths
 
 if TYPE_CHECKING:
     from amc_tf.candidate import CandidateBuilder
+    from amc_tf.data import ImageData
     from amc_tf.network import NetworkFunction
     from amc_tf.plan import PruningPlan
     from amc_tf.weights import Weights
@@ -33,7 +34,6 @@ def run(args: argparse.Namespace) -> int:
     """Prunes and prints cost, and with data accuracy, before and after."""
     with console.stdout_for_results():
         path = console.check_output(args.out, overwrite=args.overwrite, suffixes=(".keras",))
-        from amc_tf.graph import count_cost
         from amc_tf.model_file import load_model
         from amc_tf.rebuild import rebuild
         from amc_tf.run_folder import write_keras_model
@@ -46,13 +46,7 @@ def run(args: argparse.Namespace) -> int:
         elif plan is None:
             plan = _choose_channels(model, args.plan)
         slim = rebuild(model, plan, weights)
-        networks = {"before": model, "after": slim}
-        results: dict[str, dict[str, Any]] = {}
-        for name, network in networks.items():
-            cost = count_cost(network)
-            results[name] = {"macs": cost.macs, "params": cost.params}
-            if test is not None:
-                results[name]["top1"] = options.top1(network, test, args)
+        results = {"before": _measure(model, test, args), "after": _measure(slim, test, args)}
         write_keras_model(slim, path)
     if args.json:
         console.print_json({"model": str(path), **results})
@@ -62,6 +56,15 @@ def run(args: argparse.Namespace) -> int:
         print(f"{name}: {quantity(result['macs'])} MACs, {quantity(result['params'])} parameters{accuracy}")
     print(path)
     return 0
+
+
+def _measure(network: Any, test: ImageData | None, args: argparse.Namespace) -> dict[str, Any]:
+    """Returns the cost of a network, and with validation images its accuracy."""
+    from amc_tf.graph import count_cost
+
+    cost = count_cost(network)
+    accuracy = {} if test is None else {"top1": options.top1(network, test, args)}
+    return {"macs": cost.macs, "params": cost.params, **accuracy}
 
 
 def _choose_channels(model: Any, name: str) -> PruningPlan:
@@ -80,7 +83,7 @@ def _choose_channels(model: Any, name: str) -> PruningPlan:
 
 def _recover(
     model: Any, plan: PruningPlan | None, args: argparse.Namespace
-) -> tuple[PruningPlan, Weights, Any]:
+) -> tuple[PruningPlan, Weights, ImageData]:
     """Returns the plan, the weights of the slim model, re-fitted to data, and the validation images."""
     from amc_tf.data import split_data, to_input_range
     from amc_tf.network import NetworkFunction
