@@ -2,32 +2,13 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from xml.etree import ElementTree
+
+from amc_tf.chart_frame import Format, Frame, Point, padded, percent, staircase
 
 _ROW_HEIGHT = 26
 _DIGIT_WIDTH = 7.2  # of one character at the 12 px of the labels, on average
-
-Format = Callable[[float], str]
-
-
-@dataclass(frozen=True)
-class Point:
-    """One network in the trade-off chart.
-
-    Attributes:
-        cost: In the unit of the horizontal axis.
-        accuracy: Top-1, in [0, 1].
-        label: Shown when the pointer rests on it.
-        kind: CSS class: "warmup", "search" and "control" for episodes, else "baseline", "uniform", "found"...
-    """
-
-    cost: float
-    accuracy: float
-    label: str
-    kind: str
 
 
 @dataclass(frozen=True)
@@ -62,32 +43,6 @@ class Channels:
     before: int
     after: int
     uniform: int | None = None
-
-
-def percent(value: float) -> str:
-    """Writes a fraction as a percentage with at most one decimal."""
-    return f"{round(100 * value, 1):g} %"
-
-
-def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
-    """Returns round numbers (1, 2 or 5 times a power of ten apart) that lie in a range.
-
-    Args:
-        low: Lower end.
-        high: Upper end, above `low`.
-        count: About how many.
-
-    Returns:
-        Ascending ticks, each in [low, high].
-    """
-    rough = (high - low) / max(1, count)
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = power * next(
-        factor for factor, most in ((1, 1.5), (2, 3.5), (5, 7.5), (10, 11)) if rough < most * power
-    )
-    first = math.ceil(low / step - 1e-9)
-    last = math.floor(high / step + 1e-9)
-    return [round(index * step, 12) for index in range(first, last + 1)]
 
 
 def pareto_front(costs: Sequence[float], accuracies: Sequence[float]) -> list[int]:
@@ -142,7 +97,7 @@ def episodes_chart(
         An `<svg>` element.
     """
     drawn = [value for line in lines for _, value in line]
-    frame = _Frame(width, 260, title, (episodes[0], episodes[-1]), _padded([*values, *drawn]))
+    frame = Frame(width, 260, title, (episodes[0], episodes[-1]), padded([*values, *drawn]))
     for first, last in warmups:
         start, end = frame.x(first), min(frame.x(last + 1), frame.right)
         frame.rectangle("shade", start, frame.top, end - start, frame.bottom - frame.top)
@@ -181,7 +136,7 @@ def tradeoff_chart(
     """
     everything = [*points, *marks]
     costs = [point.cost for point in everything] + ([] if limit is None else [limit])
-    frame = _Frame(width, 320, title, _padded(costs), _padded([point.accuracy for point in everything]))
+    frame = Frame(width, 320, title, padded(costs), padded([point.accuracy for point in everything]))
     frame.axes(cost_name, format_cost, percent)
     if limit is not None:
         x = frame.x(limit)
@@ -192,7 +147,7 @@ def tradeoff_chart(
         frame.circle(f"dot {point.kind}", point, 2.6)
     front = [points[i] for i in pareto_front([p.cost for p in points], [p.accuracy for p in points])]
     if front:
-        frame.path("front", _staircase(frame, front))
+        frame.path("front", staircase(frame, front))
     for mark in marks:
         frame.circle(f"mark {mark.kind}", mark, 5.5)
     return frame.markup()
@@ -214,7 +169,7 @@ def latency_chart(bars: Sequence[Bar], *, width: int, title: str) -> str:
     longest = max(max(bar.high, bar.median) for bar in bars)
     row_height = min(56.0, max(34.0, 276 / len(bars)))
     height = 44 + row_height * len(bars)
-    frame = _Frame(width, height, title, (0.0, longest), (0.0, 1.0), left=left, right=width - 76, top=6)
+    frame = Frame(width, height, title, (0.0, longest), (0.0, 1.0), left=left, right=width - 76, top=6)
     frame.axes("ms per image", lambda value: f"{value:g}", None)
     for row, (bar, value) in enumerate(zip(bars, values, strict=True)):
         middle = 6 + row_height * (row + 0.5)
@@ -244,7 +199,7 @@ def channels_chart(rows: Sequence[Channels], *, width: int, title: str) -> str:
     numbers = [f"{row.before} → {row.after}" for row in rows]
     right = width - 14 - _DIGIT_WIDTH * max(len(number) for number in numbers)
     height = 40 + _ROW_HEIGHT * len(rows)
-    frame = _Frame(width, height, title, (0.0, 1.0), (0.0, 1.0), left=left, right=right, top=4)
+    frame = Frame(width, height, title, (0.0, 1.0), (0.0, 1.0), left=left, right=right, top=4)
     frame.axes("channels kept", percent, None)
     for index, (row, name, number) in enumerate(zip(rows, names, numbers, strict=True)):
         top = 4 + _ROW_HEIGHT * index + 5
@@ -255,89 +210,6 @@ def channels_chart(rows: Sequence[Channels], *, width: int, title: str) -> str:
             frame.path("tick", f"M{frame.x(row.uniform / row.before):.1f} {top - 2}v20")
         frame.text("value", right + 10, top + 12, number)
     return frame.markup()
-
-
-class _Frame:
-    """An SVG element with linear axes; all text goes through ElementTree, which escapes it."""
-
-    def __init__(
-        self,
-        width: int,
-        height: float,
-        title: str,
-        x_range: tuple[float, float],
-        y_range: tuple[float, float],
-        **edges: float,
-    ) -> None:
-        self.left = edges.get("left", 52.0)
-        self.right = edges.get("right", width - 14.0)
-        self.top = edges.get("top", 12.0)
-        self.bottom = height - 38.0
-        self._x_range, self._y_range = _wide(x_range), _wide(y_range)
-        box = {"viewBox": f"0 0 {width} {height:g}", "role": "img", "aria-label": title}
-        self._root = ElementTree.Element("svg", box)
-
-    def x(self, value: float) -> float:
-        low, high = self._x_range
-        return self.left + (value - low) / (high - low) * (self.right - self.left)
-
-    def y(self, value: float) -> float:
-        low, high = self._y_range
-        return self.bottom - (value - low) / (high - low) * (self.bottom - self.top)
-
-    def axes(self, x_name: str, format_x: Format, format_y: Format | None) -> None:
-        """Draws grid lines and labels; without `format_y` the vertical axis stays bare."""
-        for tick in nice_ticks(*self._x_range, count=max(2, int((self.right - self.left) / 80))):
-            self.path("grid", f"M{self.x(tick):.1f} {self.top}V{self.bottom}")
-            self.text("tick-label middle", self.x(tick), self.bottom + 16, format_x(tick))
-        for tick in nice_ticks(*self._y_range) if format_y else ():
-            self.path("grid", f"M{self.left} {self.y(tick):.1f}H{self.right}")
-            self.text("tick-label end", self.left - 8, self.y(tick) + 4, format_y(tick) if format_y else "")
-        self.path("axis", f"M{self.left} {self.bottom}H{self.right}")
-        self.text("axis-name middle", (self.left + self.right) / 2, self.bottom + 33, x_name)
-
-    def circle(self, kind: str, point: Point, radius: float) -> None:
-        place = {"cx": f"{self.x(point.cost):.1f}", "cy": f"{self.y(point.accuracy):.1f}", "r": f"{radius:g}"}
-        ElementTree.SubElement(self._add("circle", kind, place), "title").text = point.label
-
-    def rectangle(
-        self, kind: str, x: float, y: float, width: float, height: float, *, radius: float = 0.0
-    ) -> None:
-        size = {"x": x, "y": y, "width": max(0.0, width), "height": height, "rx": radius}
-        self._add("rect", kind, {name: f"{value:.1f}" for name, value in size.items()})
-
-    def path(self, kind: str, data: str) -> None:
-        self._add("path", kind, {"d": data})
-
-    def text(self, kind: str, x: float, y: float, text: str, *, full: str = "") -> None:
-        element = self._add("text", kind, {"x": f"{x:.1f}", "y": f"{y:.1f}"})
-        element.text = text
-        if full and full != text:
-            ElementTree.SubElement(element, "title").text = full
-
-    def markup(self) -> str:
-        return ElementTree.tostring(self._root, encoding="unicode")
-
-    def _add(self, tag: str, kind: str, attributes: dict[str, str]) -> ElementTree.Element:
-        return ElementTree.SubElement(self._root, tag, {"class": kind, **attributes})
-
-
-def _wide(bounds: tuple[float, float]) -> tuple[float, float]:
-    low, high = bounds
-    return (low, high) if high > low else (low - 0.5, high + 0.5)
-
-
-def _padded(values: Sequence[float]) -> tuple[float, float]:
-    low, high = min(values), max(values)
-    margin = 0.06 * (high - low)
-    return low - margin, high + margin
-
-
-def _staircase(frame: _Frame, front: Sequence[Point]) -> str:
-    # Between two points of the front the cheaper one is the best that was seen.
-    first = front[0]
-    steps = "".join(f"H{frame.x(point.cost):.1f}V{frame.y(point.accuracy):.1f}" for point in front[1:])
-    return f"M{frame.x(first.cost):.1f} {frame.y(first.accuracy):.1f}{steps}"
 
 
 def _shortened(name: str, length: int) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from amc_tf import charts
+from amc_tf.chart_frame import Point, percent
 from amc_tf.latency_facts import is_predicted
 from amc_tf.run_record import NETWORKS, RunRecord, is_number, latency_of
 
@@ -121,7 +122,7 @@ def _accuracy_figure(episodes: Sequence[Mapping[str, Any]]) -> Figure:
             warmups=_warmups(episodes),
             width=width,
             title="Top-1 accuracy of each episode and its running median",
-            format_value=charts.percent,
+            format_value=percent,
         ),
     )
 
@@ -169,12 +170,12 @@ def _tradeoff_figure(summary: Mapping[str, Any], episodes: Sequence[Mapping[str,
     return replace(drawn, legend=(*names, *((mark.kind, mark.label.partition(":")[0]) for mark in marks)))
 
 
-def _episode_point(episode: Mapping[str, Any], cost: float, cost_name: str) -> charts.Point:
-    label = f"Episode {episode['episode']}: top-1 {charts.percent(episode['top1'])}, {cost:.4g} {cost_name}"
-    return charts.Point(cost, episode["top1"], label, str(episode.get("kind", "search")))
+def _episode_point(episode: Mapping[str, Any], cost: float, cost_name: str) -> Point:
+    label = f"Episode {episode['episode']}: top-1 {percent(episode['top1'])}, {cost:.4g} {cost_name}"
+    return Point(cost, episode["top1"], label, str(episode.get("kind", "search")))
 
 
-def _marks(summary: Mapping[str, Any], kind: str, unit: float) -> list[charts.Point]:
+def _marks(summary: Mapping[str, Any], kind: str, unit: float) -> list[Point]:
     marks = []
     for key, name, css, _ in NETWORKS:
         result = summary.get(key)
@@ -184,8 +185,8 @@ def _marks(summary: Mapping[str, Any], kind: str, unit: float) -> list[charts.Po
         values = {"macs": result["macs"], "params": result["params"], "bytes": 4 * result["params"]}
         cost = latency.get("median") if kind == "latency" else values[kind]
         if cost is not None:
-            label = f"{name}: top-1 {charts.percent(result['top1'])}"
-            marks.append(charts.Point(cost / unit, result["top1"], label, css))
+            label = f"{name}: top-1 {percent(result['top1'])}"
+            marks.append(Point(cost / unit, result["top1"], label, css))
     return marks
 
 

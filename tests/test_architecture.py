@@ -95,6 +95,7 @@ LAYERS = (
     "amc_tf.quantize",
     "amc_tf.latency_facts",
     "amc_tf.run_record",
+    "amc_tf.chart_frame",
     "amc_tf.charts",
     "amc_tf.figures",
     "amc_tf.report",
@@ -105,6 +106,9 @@ LAYERS = (
     "amc_tf.stage_record",
     "amc_tf.stages",
     "amc_tf.compress",
+    "amc_tf.front",
+    "amc_tf.front_page",
+    "amc_tf.sweep",
     "amc_tf.cli.*",
 )
 HEAVY = ("tensorflow", "keras", "tf_keras")

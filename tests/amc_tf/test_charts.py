@@ -2,12 +2,12 @@
 
 from xml.etree import ElementTree
 
+from amc_tf.chart_frame import nice_ticks
 from amc_tf.charts import (
     Bar,
     Channels,
     channels_chart,
     latency_chart,
-    nice_ticks,
     pareto_front,
     running_median,
 )
