@@ -82,6 +82,7 @@ def to_tflite(
     calibration_images: Any = None,
     quantization_aware: bool = False,
     input_shape: Sequence[int] | None = None,
+    sparse: bool = False,
 ) -> bytes:
     """Converts a classifier to a TFLite network of batch size 1.
 
@@ -105,6 +106,9 @@ def to_tflite(
         quantization_aware: Whether the network holds these ranges itself, as quantisation-aware training
             leaves them (see `amc_tf/quantize.py`); "int8" then takes no calibration images.
         input_shape: (H, W, C); needed for a function and for a model without a fixed input size.
+        sparse: Whether kernels that are zero for the most part are stored as their weights and where these
+            stand, for "float32" only: a smaller file, whose kernels are unpacked when it is loaded, and which
+            XNNPACK may run with sparse kernels.
 
     Returns:
         The contents of a `.tflite` file; equal for equal networks.
@@ -117,6 +121,8 @@ def to_tflite(
     """
     if precision not in PRECISIONS:
         raise SettingsError(f"Unknown precision {precision!r}; choose one of {', '.join(PRECISIONS)}.")
+    if sparse and precision != "float32":
+        raise SettingsError(f"Sparse kernels are stored in float32 networks only, not in {precision} ones.")
     shape = _input_shape(source, input_shape)
     images = None
     if precision == "int8" and quantization_aware:
@@ -134,6 +140,8 @@ def to_tflite(
             # variables (236 operators instead of 15); without it they are frozen.
             converter = tf.lite.TFLiteConverter.from_concrete_functions([concrete])
             _set_precision(converter, precision, images)
+            if sparse:
+                converter.optimizations = [tf.lite.Optimize.EXPERIMENTAL_SPARSITY]
             return bytes(converter.convert())
         except Exception as error:  # the converter raises bare Exception subclasses of many modules
             failure = error

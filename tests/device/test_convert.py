@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from amc_tf.device.convert import LIMITS, PRECISIONS, Agreement, to_tflite, verify
 from amc_tf.device.litert import load_interpreter
+from amc_tf.device.operators import read_operators
 from amc_tf.errors import ConversionError, ModelError, SettingsError
 
 # Measured worst errors of the small classifier, with room: (max_abs_error, mean_abs_error, top1_agreement).
@@ -276,3 +277,43 @@ def test_converted_bytes_survive_a_file(classifier: Any, images: np.ndarray, tmp
     path = tmp_path / "model.tflite"
     path.write_bytes(to_tflite(classifier))
     assert verify(path.read_bytes(), predictor(classifier), images).top1_agreement == 1.0
+
+
+def half_empty_classifier() -> Any:
+    """A MobileNet-like network whose pointwise kernels are zero in nine places of ten."""
+    layers = keras.layers
+    image = keras.Input((16, 16, 3))
+    hidden = layers.Conv2D(32, 3, strides=2, padding="same", activation="relu", name="stem")(image)
+    hidden = layers.DepthwiseConv2D(3, padding="same", activation="relu")(hidden)
+    hidden = layers.Conv2D(128, 1, activation="relu", name="pointwise")(hidden)
+    hidden = layers.Conv2D(64, 1, activation="relu", name="narrow")(hidden)
+    model = keras.Model(image, layers.Dense(10)(layers.GlobalAveragePooling2D()(hidden)))
+    for name in ("pointwise", "narrow"):
+        kernel, bias = model.get_layer(name).get_weights()
+        kernel *= np.random.default_rng(0).random(kernel.shape) < 0.1
+        model.get_layer(name).set_weights([kernel, bias])
+    return model
+
+
+def test_sparse_kernels_are_stored_as_such_and_compute_the_same() -> None:
+    model = half_empty_classifier()
+    images = np.random.default_rng(0).uniform(-1, 1, (8, 16, 16, 3)).astype(np.float32)
+    dense, sparse = to_tflite(model), to_tflite(model, sparse=True)
+    kinds = Counter(operator.kind for operator in read_operators(sparse))
+
+    assert kinds == {
+        "CONV_2D": 3, "DEPTHWISE_CONV_2D": 1, "DENSIFY": 2, "MEAN": 1, "FULLY_CONNECTED": 1
+    }  # fmt: skip
+    assert "DENSIFY" not in {operator.kind for operator in read_operators(dense)}
+    assert len(dense) - len(sparse) > 0.75 * 4 * (32 * 128 + 128 * 64)
+    assert verify(sparse, predictor(model), images).max_abs_error < 1e-6
+
+
+def test_a_dense_network_is_stored_densely_even_if_asked_otherwise(classifier: Any) -> None:
+    kinds = {operator.kind for operator in read_operators(to_tflite(classifier, sparse=True))}
+    assert "DENSIFY" not in kinds
+
+
+def test_sparse_kernels_are_for_float32_only(classifier: Any, images: np.ndarray) -> None:
+    with pytest.raises(SettingsError, match="float32 networks only, not in int8"):
+        to_tflite(classifier, precision="int8", calibration_images=images, sparse=True)
