@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from amc_tf.batch_norm import BatchNormEstimator
 from amc_tf.calibration import Calibration
+from amc_tf.cost import Cost
 from amc_tf.importance import find_importance
 from amc_tf.network import NetworkFunction
 from amc_tf.plan import PruningPlan, widths_to_plan
@@ -43,9 +44,17 @@ class CandidateBuilder:
         self._reconstructor = Reconstructor(network, calibration) if reconstruct else None
         self._batch_norm = batch_norm
 
+    def count(self, widths: Sequence[int]) -> Cost:
+        """Counts the exact cost of the network with these widths."""
+        return self._network.graph.count(widths)
+
     def plan(self, widths: Sequence[int]) -> PruningPlan:
         """Keeps the most important channels of each group."""
         return widths_to_plan(self._network.graph, widths, scores=self._scores)
+
+    def cut(self, plan: PruningPlan) -> Weights:
+        """Returns the slim weights of a plan without any recovery: enough to time the network."""
+        return self._network.slice(plan)
 
     def weights(self, plan: PruningPlan) -> Weights:
         """Returns the slim weights of a plan after the recoveries that are on."""

@@ -1,4 +1,4 @@
-"""The policies that the agent must beat under the same bounds: uniform, shallow, deep, random, greedy."""
+"""The policies that the agent must beat under the same bounds: uniform, ramps, threshold, random, greedy."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from amc_tf.budget import Bounds
 from amc_tf.env import Scored, Scorer
@@ -87,6 +88,28 @@ def scaled(bounds: Bounds, keep_ratios: Sequence[float]) -> tuple[int, ...]:
     if math.isinf(bounds.limit.limit):
         return tuple(bounds.nearest(index, ratio) for index, ratio in enumerate(keep_ratios))
     return _largest_fitting(bounds, lambda size: [min(1.0, 4.0 * size * ratio) for ratio in keep_ratios])
+
+
+def global_threshold(bounds: Bounds, magnitudes: Sequence[NDArray[np.floating]]) -> tuple[int, ...]:
+    """Keeps what lies above one threshold in all groups: the lowest whose network is within the limit.
+
+    Global magnitude pruning, the usual policy of fine-grained pruning that looks at no layer by itself.
+
+    Args:
+        bounds: how much each group may keep, and the limit.
+        magnitudes: for each group the magnitude of all that it may keep, float [width before pruning].
+
+    Returns:
+        The width of each group.
+    """
+    ordered = [np.sort(np.ravel(values)) for values in magnitudes]
+    together = np.sort(np.concatenate(ordered))
+
+    def ratios(size: float) -> Sequence[float]:
+        threshold = together[min(int((1.0 - size) * len(together)), len(together) - 1)]
+        return [1.0 - np.searchsorted(values, threshold) / len(values) for values in ordered]
+
+    return _largest_fitting(bounds, ratios)
 
 
 def random_search(

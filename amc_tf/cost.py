@@ -18,16 +18,19 @@ class Cost:
     Attributes:
         macs: multiply-accumulate operations per image of the convolution and Dense kernels; what the AMC
             paper calls FLOPs (569 million for MobileNet-V1 1.0 at 224).
-        params: numbers of all weights, batch-norm statistics included, as `model.count_params()` counts.
+        params: numbers of all weights, batch-norm statistics included, as `model.count_params()` counts; of a
+            sparse network those that are not zero.
+        mask_bytes: bytes that tell where the weights of a sparse network stand; 0 for a dense one.
     """
 
     macs: int
     params: int
+    mask_bytes: int = 0
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of the parameters as float32."""
-        return BYTES_PER_FLOAT32 * self.params
+        """Bytes of the parameters as float32, and of what tells where they stand."""
+        return BYTES_PER_FLOAT32 * self.params + self.mask_bytes
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,17 +4,36 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Sequence
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import nnls
 
+from amc_tf.cost import Cost
 from amc_tf.errors import MeasurementError
 from amc_tf.graph import ChannelGraph
 from amc_tf.plan import allowed_widths
 
 FEATURES = ("constant", "pointwise", "convolution", "depthwise", "dense", "parameters")
 _PRIOR_WEIGHT = 0.05  # of one measurement: decides only what the measurements leave open
+
+
+class Layered(Protocol):
+    """A network that is counted layer by layer for any widths; a `ChannelGraph` is one."""
+
+    @property
+    def full_widths(self) -> tuple[int, ...]:
+        """The widths before pruning."""
+
+    def count(self, widths: Sequence[int]) -> Cost:
+        """Returns the exact cost."""
+
+    def layer_macs(self, widths: Sequence[int]) -> dict[str, int]:
+        """Returns the multiply-accumulates of each layer that has weights, by its path."""
+
+    def layers(self) -> dict[str, tuple[Any, Any]]:
+        """Returns layer and rule by path."""
 
 
 class ObservedLatencies(abc.ABC):
@@ -91,7 +110,7 @@ class LatencyPredictor(ObservedLatencies):
     budget.
     """
 
-    def __init__(self, graph: ChannelGraph, latency_ms: float) -> None:
+    def __init__(self, graph: Layered, latency_ms: float) -> None:
         """Starts from the original alone.
 
         Args:

@@ -12,20 +12,34 @@ import numpy as np
 from numpy.typing import NDArray
 
 from amc_tf.budget import Limit, Predictor
-from amc_tf.candidate import CandidateBuilder
-from amc_tf.cost import Cost
+from amc_tf.cost import BYTES_PER_FLOAT32, Cost
 from amc_tf.data import ImageData
 from amc_tf.device.convert import TFLiteRunner, to_tflite
 from amc_tf.device.latency import LatencyMeter
 from amc_tf.evaluate import Accuracy, accuracy
 from amc_tf.network import NetworkFunction
-from amc_tf.plan import PruningPlan
 from amc_tf.reward import Outcome, find_reward
 from amc_tf.weights import Weights
 
 # What an int8 network that is only timed is calibrated on: the ranges of its numbers change no time. A
 # MobileNet for CIFAR is converted in 0.32 s to float32, in 0.36 s to int8 with 8 images, in 0.53 s with 32.
 _NUM_TIMING_IMAGES = 8
+
+
+class Candidates(Protocol):
+    """Builds the pruned network for any widths; see `amc_tf.candidate.CandidateBuilder`."""
+
+    def count(self, widths: Sequence[int]) -> Cost:
+        """Counts the exact cost of the network with these widths."""
+
+    def plan(self, widths: Sequence[int]) -> Any:
+        """Decides what is kept."""
+
+    def cut(self, plan: Any) -> Weights:
+        """Returns the weights of a plan without any recovery: enough to time the network."""
+
+    def weights(self, plan: Any) -> Weights:
+        """Returns the weights of a plan after the recoveries that are on."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +91,7 @@ class Score:
             reward=value["reward"],
             top1=value["top1"],
             top5=value["top5"],
-            cost=Cost(value["macs"], value["params"]),
+            cost=Cost(value["macs"], value["params"], value["bytes"] - BYTES_PER_FLOAT32 * value["params"]),
             latency_ms=value["latency_ms"],
             feasible=value["feasible"],
         )
@@ -105,12 +119,14 @@ class Timing:
         baseline_ms: median latency of the original, the unit that ratios to it are turned back into.
         predictor: learns from every measurement, for the bounds of a latency budget.
         precision: what candidates are converted to, as the original was for `baseline_ms`.
+        sparse: whether kernels with many zeros are stored as sparse ones.
     """
 
     meter: LatencyMeter
     baseline_ms: float
     predictor: LearningPredictor
     precision: str = "float32"
+    sparse: bool = False
 
     def latency_ms(self, tflite: bytes) -> float:
         """Times a network; where the meter timed the original beside it, drift of the device is taken out."""
@@ -164,7 +180,7 @@ class Scorer:
     def __init__(
         self,
         network: NetworkFunction,
-        builder: CandidateBuilder,
+        builder: Candidates,
         data: ImageData,
         *,
         input_range: str,
@@ -204,7 +220,7 @@ class Scorer:
         found, latency_ms = self._evaluate(self._builder.plan(widths))
         if self._timing is not None and latency_ms is not None:
             self._timing.predictor.observe(widths, latency_ms)
-        cost = self._network.graph.count(widths)
+        cost = self._builder.count(widths)
         objective = self._objective
         limit = objective.limit
         outcome = Outcome(
@@ -223,7 +239,7 @@ class Scorer:
         reward = self._reward(outcome) - overshoot
         return Score(widths, reward, found.top1, found.top5, cost, latency_ms, feasible)
 
-    def _evaluate(self, plan: PruningPlan) -> tuple[Accuracy, float | None]:
+    def _evaluate(self, plan: Any) -> tuple[Accuracy, float | None]:
         """Returns accuracy and latency; both at once where the one does not disturb the other.
 
         What is timed has the weights as they were cut, which take as long as the recovered ones: a phone can
@@ -232,7 +248,9 @@ class Scorer:
         timing = self._timing
         if timing is None:
             return self._accuracy(plan), None
-        tflite = self._convert(self._network.slice(plan), timing.precision, num_images=_NUM_TIMING_IMAGES)
+        tflite = self._convert(
+            self._builder.cut(plan), timing.precision, num_images=_NUM_TIMING_IMAGES, sparse=timing.sparse
+        )
         if not timing.meter.runs_elsewhere:
             return self._accuracy(plan), timing.latency_ms(tflite)
         # It is the wait for the phone that stays in this thread, for Ctrl-C reaches it here.
@@ -241,18 +259,21 @@ class Scorer:
             latency_ms = timing.latency_ms(tflite)
         return found.result(), latency_ms
 
-    def _accuracy(self, plan: PruningPlan) -> Accuracy:
+    def _accuracy(self, plan: Any) -> Accuracy:
         weights = self._builder.weights(plan)
         if self._objective.int8_accuracy:
             runner = TFLiteRunner(self._convert(weights, "int8"), num_threads=os.cpu_count() or 1)
             return accuracy(runner.predict, self._data, input_range=self._input_range)
         return accuracy(self._network.predictor(weights), self._data, input_range=self._input_range)
 
-    def _convert(self, weights: Weights, precision: str, *, num_images: int | None = None) -> bytes:
+    def _convert(
+        self, weights: Weights, precision: str, *, num_images: int | None = None, sparse: bool = False
+    ) -> bytes:
         images = self._calibration_images
         return to_tflite(
             self._network.bind(weights),
             precision=precision,
             calibration_images=images[:num_images] if images is not None and precision == "int8" else None,
             input_shape=self._network.input_shape,
+            sparse=sparse,
         )

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from amc_tf.budget import Budget, WidthBounds
-from amc_tf.controls import deep, greedy, random_search, shallow, uniform
+from amc_tf.controls import deep, global_threshold, greedy, random_search, shallow, uniform
 from amc_tf.errors import SettingsError
 from amc_tf.graph import ChannelGraph
 
@@ -150,3 +150,16 @@ def test_greedy_reaches_the_smallest_network_that_there_is(graph):
 def test_a_search_of_no_steps_is_refused(graph, run, message):
     with pytest.raises(SettingsError, match=message):
         run(bounds_for(graph, Budget(macs=0.5)))
+
+
+def test_one_threshold_keeps_most_where_the_magnitudes_are_large_and_uses_the_budget(graph):
+    bounds = bounds_for(graph, Budget(macs=0.5), round_to=1)
+    magnitudes = [scale * np.linspace(0.0, 1.0, 64) for scale in (1.0, 2.0, 1.0, 4.0)]
+    widths = global_threshold(bounds, magnitudes)
+    assert widths[3] > widths[1] > widths[0] == widths[2]
+    assert 0.97 * 0.5 < graph.count(widths).macs / graph.count().macs <= 0.5
+
+
+def test_one_threshold_prunes_nothing_without_a_bound(graph):
+    bounds = bounds_for(graph, Budget.none())
+    assert global_threshold(bounds, [np.arange(64.0)] * 4) == (64,) * 4

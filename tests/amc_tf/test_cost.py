@@ -88,3 +88,8 @@ def test_a_table_multiplies_axis_lengths():
     assert cost.macs == 10 * 9 * (4 + 2 * 3) * 7 + 2 * 5
     assert table.layer_macs((3, 7)) == {"conv": 10 * 9 * 10 * 7, "fixed": 10}
     assert table.group_macs(0, (3, 7)) == 10 * 9 * 10 * 7
+
+
+def test_the_bytes_of_a_sparse_network_tell_where_its_weights_stand_too():
+    assert Cost(macs=0, params=100).size_bytes == 400
+    assert Cost(macs=0, params=100, mask_bytes=25).size_bytes == 425

@@ -338,3 +338,9 @@ def test_of_equal_rewards_more_operations_rank_higher():
 def test_an_unknown_reward_is_refused_at_construction(network, builder, data):
     with pytest.raises(SettingsError, match="There is no reward 'best'; choose one of error, macs"):
         make_scorer(network, builder, data, Budget(macs=0.5), reward="best")
+
+
+def test_a_score_of_a_sparse_network_keeps_the_bytes_of_its_masks():
+    score = Score((3,), 0.5, 0.9, 1.0, Cost(10, 7, mask_bytes=5), None, True)
+    assert Score.from_json(json.loads(json.dumps(score.to_json()))) == score
+    assert score.to_json()["bytes"] == 33
