@@ -50,7 +50,13 @@ def test_v2_costs_what_the_table_of_its_paper_says_with_two_strides_less():
     assert model.get_layer("block_1_depthwise").output.shape == (None, 32, 32, 96)
 
 
-@pytest.mark.parametrize("name", BUILDERS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "MobileNetV3Small",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("MobileNetV2", "MobileNetV3Large")),
+    ],
+)
 def test_resolution_is_kept_twice_as_long_and_dropout_is_that_asked_for(name):
     model = BUILDERS[name](alpha=0.01, dropout=0.3)
     sizes = [layer.output.shape[1] for layer in model.layers if isinstance(layer, keras.layers.Conv2D)]
@@ -59,6 +65,7 @@ def test_resolution_is_kept_twice_as_long_and_dropout_is_that_asked_for(name):
     assert [layer.rate for layer in model.layers if isinstance(layer, keras.layers.Dropout)] == [0.3]
 
 
+@pytest.mark.slow
 def test_layers_of_v3_have_names_and_weights_of_keras_applications():
     ours = cifar_mobilenet_v3_small(7, alpha=0.5)
     theirs = keras.applications.MobileNetV3Small(
@@ -67,6 +74,7 @@ def test_layers_of_v3_have_names_and_weights_of_keras_applications():
     assert weights_by_layer(ours) == weights_by_layer(theirs)
 
 
+@pytest.mark.slow
 def test_body_of_v2_has_names_and_weights_of_keras_applications():
     ours = cifar_mobilenet_v2(7, alpha=0.35)
     theirs = keras.applications.MobileNetV2((32, 32, 3), alpha=0.35, weights=None, classes=7)

@@ -70,6 +70,12 @@ def test_streams_and_inner_channels_of_resnet50_can_be_pruned(resnet50):
     assert [layer.layer for layer in graph.frozen] == ["linear"]
 
 
+def test_arrays_of_resnet50_have_the_names_of_the_usual_pytorch_network(resnet50):
+    names = {name for layer in resnet50.layers for name in resnet._names(layer)}
+    assert len(names) == 53 + 4 * 53 + 2  # kernels, batch normalisations, classifier
+    assert {"layer1.0.shortcut.0.weight", "layer1.0.shortcut.1.running_var", "layer4.2.conv3.weight"} < names
+
+
 @pytest.mark.slow
 def test_every_group_of_resnet50_is_pruned_and_half_of_each_converted(resnet50):
     check_network(resnet50)
