@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from amc_tf.errors import BudgetError, DataError, SettingsError
 from amc_tf.reward import find_reward, needs_latency
-from amc_tf.settings import LATENCY_PRECISIONS, FinetuneSettings, SearchSettings
+from amc_tf.settings import LATENCY_PRECISIONS, FinetuneSettings, SearchSettings, quantization_settings
 
 if TYPE_CHECKING:
     from amc_tf.budget import Budget
@@ -21,6 +21,10 @@ _SEED = ("seed", "--seed", "seed of every random draw")
 _WIDTHS = (
     ("round_to", "--round-to", "widths are multiples of this"),
     ("min_keep_ratio", "--min-keep-ratio", "smallest part of a layer's channels that stays"),
+)
+BUDGET_HELP = (
+    "macs, params, bytes or latency; a ratio of the original (latency=0.5) or absolute (macs=285M, "
+    "latency=8ms); or accuracy=0.99 for the cheapest network that keeps that part of the accuracy"
 )
 # The paper explores for a quarter of its 400 episodes; a shorter search keeps that proportion.
 _WARMUP_SHARE = 4
@@ -99,16 +103,15 @@ def add_recovery(parser: argparse.ArgumentParser) -> None:
     _add_settings(parser, SEARCH, [("num_calibration_images", "--calibration-images", "images for both")])
 
 
-def add_search(parser: argparse.ArgumentParser, *, budget: str | None = None) -> None:
-    """Adds budget, which must be given unless it has a default, and settings of a search."""
+def add_budget(parser: argparse.ArgumentParser, *, budget: str | None = None) -> None:
+    """Adds the budget, which must be given unless it has a default."""
     parser.add_argument(
-        "--budget",
-        metavar="KIND=VALUE",
-        required=budget is None,
-        default=budget,
-        help="macs, params, bytes or latency; a ratio of the original (latency=0.5) or absolute (macs=285M, "
-        "latency=8ms); or accuracy=0.99 for the cheapest network that keeps that part of the accuracy",
+        "--budget", metavar="KIND=VALUE", required=budget is None, default=budget, help=BUDGET_HELP
     )
+
+
+def add_search(parser: argparse.ArgumentParser) -> None:
+    """Adds the settings of a search; the budget is added apart."""
     parser.add_argument(
         "--warmup-episodes",
         type=int,
@@ -181,6 +184,23 @@ def add_finetune(parser: argparse.ArgumentParser, *, prefix: str = "finetune-") 
     )
 
 
+def add_quantization(parser: argparse.ArgumentParser) -> None:
+    """Adds the settings of quantisation-aware training."""
+    _add_settings(
+        parser,
+        quantization_settings(0),
+        [
+            (
+                "epochs",
+                "--qat-epochs",
+                "epochs of quantisation-aware training of the int8 network, 0 for none",
+            ),
+            ("learning_rate", "--qat-learning-rate", "highest learning rate of that training"),
+        ],
+        dest_prefix="qat_",
+    )
+
+
 def add_run_folder(parser: argparse.ArgumentParser, *, out: str | None = None) -> None:
     """Adds the run folder, which must be given unless it has a default, and what becomes of an old one."""
     parser.add_argument(
@@ -227,6 +247,18 @@ def finetune_settings(args: argparse.Namespace) -> FinetuneSettings:
         name.removeprefix(prefix): value for name, value in vars(args).items() if name.startswith(prefix)
     }
     return FinetuneSettings(seed=args.seed, **{name: given[name] for name in given if name in names})
+
+
+def qat_settings(args: argparse.Namespace) -> FinetuneSettings | None:
+    """Returns the settings of quantisation-aware training, None where no epochs of it were asked for.
+
+    Raises:
+        SettingsError: A value is outside its range.
+    """
+    settings = quantization_settings(
+        args.qat_epochs, learning_rate=args.qat_learning_rate, seed=getattr(args, "seed", 0)
+    )
+    return settings if settings.epochs else None
 
 
 def search_budget(args: argparse.Namespace, settings: SearchSettings, *, has_meter: bool) -> Budget:

@@ -96,6 +96,35 @@ def test_convert_verifies_each_precision(amc, made, precision):
     assert "exists: give --overwrite" in amc(*words).err
 
 
+def test_convert_shows_the_int8_network_beside_float32(amc, made):
+    outcome = amc(
+        "convert", "tiny.keras", "--precision=int8", "--data=data.npz", "--out", made / "shown.tflite"
+    )
+    header, full, small = [line.split() for line in outcome.out.splitlines()[-3:]]
+    assert header == ["top-1", "top-5", "file"]
+    assert (full[0], small[0]) == ("float32", "int8")
+    assert float(small[-2]) == pytest.approx((made / "shown.tflite").stat().st_size / 1000, abs=0.05)
+
+
+@pytest.mark.slow
+def test_convert_trains_for_int8_and_writes_the_better_network(amc, made):
+    path = made / "trained.tflite"
+    words = ["convert", "tiny.keras", "--precision=int8", "--data=data.npz", "--qat-epochs=2", "--meter=host"]
+    result = json.loads(amc(*words, "--out", path, "--json").out)
+    networks = result["networks"]
+    assert list(networks) == ["float32", "int8", "int8_qat"]
+    assert networks[result["written"]]["tflite_bytes"] == path.stat().st_size == result["bytes"]
+    assert networks["int8_qat"]["top1"] >= networks["float32"]["top1"] - 0.1
+    assert all(network["latency_ms"]["ratio"] > 0 for network in networks.values())
+
+
+@pytest.mark.parametrize("option", ["--qat-epochs=1", "--meter=host"])
+def test_convert_refuses_what_only_int8_heeds(amc, tmp_path, option):
+    outcome = amc("convert", "tiny.keras", option, "--out", tmp_path / "a.tflite")
+    words = f"{option.partition('=')[0]} is about int8 networks: give --precision int8 too."
+    assert (outcome.code, outcome.err) == (1, f"amc-tf: {words}\n")
+
+
 def test_convert_without_data_verifies_on_random_images(amc, made):
     outcome = amc("convert", "tiny.keras", "--out", made / "random.tflite")
     assert "top-1 agrees in 100.0 % of 8 random images" in outcome.out
