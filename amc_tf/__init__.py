@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from amc_tf.plan import PruningPlan, uniform_plan
     from amc_tf.rebuild import rebuild
     from amc_tf.settings import AgentSettings, FinetuneSettings, SearchSettings
+    from amc_tf.sweep import sweep
 
 __all__ = [
     "AgentSettings",
@@ -45,6 +46,7 @@ __all__ = [
     "count_cost",
     "load_data",
     "rebuild",
+    "sweep",
     "uniform_plan",
 ]
 
@@ -66,6 +68,7 @@ _MODULE_OF = {
     "count_cost": "amc_tf.graph",
     "load_data": "amc_tf.data",
     "rebuild": "amc_tf.rebuild",
+    "sweep": "amc_tf.sweep",
     "uniform_plan": "amc_tf.plan",
 }
 

@@ -10,6 +10,15 @@ from typing import Any
 class Progress:
     """Listens to a run; this one says nothing. Derive from it to show a bar or to log."""
 
+    def compression(self, name: str, number: int, total: int) -> None:
+        """A compression of a sweep begins.
+
+        Args:
+            name: its budget, for people.
+            number: 1 for the first.
+            total: how many there are.
+        """
+
     def stage(self, text: str) -> None:
         """A new stage begins.
 

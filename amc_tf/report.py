@@ -9,8 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import jinja2
-
+from amc_tf import page
 from amc_tf.errors import RunFolderError
 from amc_tf.figures import make_figures
 from amc_tf.latency_facts import certainty, is_predicted, meter_facts
@@ -36,14 +35,14 @@ def make_report(run_folder: str | os.PathLike[str]) -> Path:
     folder = Path(run_folder)
     record = read_run(folder)
     try:
-        page = render(record)
+        text = render(record)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise RunFolderError(
             f"{folder / 'summary.json'} or {folder / 'episodes.jsonl'} lacks an entry or holds a wrong one "
             f"({type(error).__name__}: {error}); run the compression again."
         ) from error
     path = folder / "report.html"
-    write_atomically(path, lambda file: file.write(page.encode()))
+    write_atomically(path, lambda file: file.write(text.encode()))
     return path
 
 
@@ -80,35 +79,32 @@ def render(record: RunRecord) -> str:
     Returns:
         The page.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("amc_tf", "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     summary = record.summary
     latencies = [latency for key, *_ in NETWORKS if (latency := latency_of(summary, key))]
     meter = meter_facts(summary.get("meter") or {}, latencies)
-    return environment.get_template("report.html.jinja").render(
-        model=summary.get("model", "The network"),
-        data=summary.get("data"),
-        headline=headline(summary),
-        tiles=_tiles(summary),
-        rows=_rows(summary),
-        stages=_stage_rows(summary),
-        has_latency=latency_of(summary, "baseline") is not None,
-        against_uniform=_against_uniform(summary),
-        figures=make_figures(record),
-        has_predictions=any(map(is_predicted, latencies)),
-        dropped=_dropped(record),
-        phone=meter.get("phone"),
-        meter=_flat(meter),
-        command=_command(summary),
-        settings=_flat(summary.get("settings") or {}),
-        versions=_flat(summary.get("versions") or {}),
-        seconds=_flat(summary.get("seconds") or {}),
-        verification=_flat(summary.get("verification") or {}),
+    return (
+        page.environment()
+        .get_template("report.html.jinja")
+        .render(
+            model=summary.get("model", "The network"),
+            data=summary.get("data"),
+            headline=headline(summary),
+            tiles=_tiles(summary),
+            rows=_rows(summary),
+            stages=_stage_rows(summary),
+            has_latency=latency_of(summary, "baseline") is not None,
+            against_uniform=_against_uniform(summary),
+            figures=make_figures(record),
+            has_predictions=any(map(is_predicted, latencies)),
+            dropped=_dropped(record),
+            phone=meter.get("phone"),
+            meter=_flat(meter),
+            command=_command(summary),
+            settings=_flat(summary.get("settings") or {}),
+            versions=_flat(summary.get("versions") or {}),
+            seconds=_flat(summary.get("seconds") or {}),
+            verification=_flat(summary.get("verification") or {}),
+        )
     )
 
 
@@ -133,12 +129,14 @@ def headline(summary: Mapping[str, Any]) -> str:
             gain = f"{name} {verb} faster: {old:.2f} → {new:.2f} ms per image"
     else:
         old, new = before["macs"], after["macs"]
-        gain = f"{name} needs {new / old:.0%} of its MACs: {_quantity(old)} → {_quantity(new)}".replace(
-            "%", " %"
+        gain = (
+            f"{name} needs {new / old:.0%} of its MACs: {page.quantity(old)} → {page.quantity(new)}".replace(
+                "%", " %"
+            )
         )
-    size = f"{_quantity(before['tflite_bytes'])}B → {_quantity(after['tflite_bytes'])}B"
+    size = f"{page.quantity(before['tflite_bytes'])}B → {page.quantity(after['tflite_bytes'])}B"
     points = 100 * (after["top1"] - before["top1"])
-    return f"{gain}, {size}, top-1 {_percent(after['top1'])} ({_signed(points)} points)."
+    return f"{gain}, {size}, top-1 {page.percent(after['top1'])} ({_signed(points)} points)."
 
 
 def _final(summary: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -167,9 +165,9 @@ def _tiles(summary: Mapping[str, Any]) -> list[dict[str, str]]:
         ("Parameters", "params", ""),
     ):
         old, new = before[key], after[key]
-        tiles.append(_tile(name, _quantity(new) + unit, _quantity(old) + unit, f"{new / old:.2f} ×"))
+        tiles.append(_tile(name, page.quantity(new) + unit, page.quantity(old) + unit, f"{new / old:.2f} ×"))
     old, new = before["top1"], after["top1"]
-    tiles.append(_tile("Top-1", _percent(new), _percent(old), f"{_signed(100 * (new - old))} points"))
+    tiles.append(_tile("Top-1", page.percent(new), page.percent(old), f"{_signed(100 * (new - old))} points"))
     return tiles
 
 
@@ -185,10 +183,10 @@ def _rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
             continue
         base = summary.get(reference or key) or summary["baseline"]
         cells = [
-            (_percent(result["top1"]), _points(result["top1"], base["top1"])),
-            (_percent(result["top5"]), _points(result["top5"], base["top5"])),
+            (page.percent(result["top1"]), _points(result["top1"], base["top1"])),
+            (page.percent(result["top5"]), _points(result["top5"], base["top5"])),
             *(
-                (_quantity(result[name_]) + unit, _times(result[name_], base[name_]))
+                (page.quantity(result[name_]) + unit, page.part_of(result[name_], base[name_]))
                 for name_, unit in (("macs", ""), ("params", ""), ("tflite_bytes", "B"))
             ),
         ]
@@ -209,10 +207,10 @@ def _stage_rows(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:
             str(number),
             _limit(stage["budget"]),
             stage["plan_found_by"] or "within the limit already",
-            _percent(stage["search_top1"]),
-            _percent(stage["finetuned_top1"]),
-            _quantity(stage["macs"]),
-            _quantity(stage["params"]),
+            page.percent(stage["search_top1"]),
+            page.percent(stage["finetuned_top1"]),
+            page.quantity(stage["macs"]),
+            page.quantity(stage["params"]),
         )
         for number, stage in enumerate(stages, 1)
     ]
@@ -225,14 +223,14 @@ def _limit(budget: Mapping[str, Any]) -> str:
         return f"{limit:.3f} ms"
     if limit is None:
         return f"{budget['value']:.3g} of the accuracy"
-    return _quantity(limit) + ("B" if kind == "bytes" else f" {budget['unit']}")
+    return page.quantity(limit) + ("B" if kind == "bytes" else f" {budget['unit']}")
 
 
 def _latency_cell(result: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
     latency, old = result.get("latency_ms"), base.get("latency_ms")
     if not latency:
         return {"value": "—", "notes": ["could not be timed"] if result.get("not_timed") else []}
-    change = _times(latency["median"], old["median"]) if old else ""
+    change = page.part_of(latency["median"], old["median"]) if old else ""
     notes = [note for note in (change, certainty(latency)) if note]
     return {"value": f"{latency['median']:.2f} ms ({latency['p5']:.2f}–{latency['p95']:.2f})", "notes": notes}
 
@@ -257,8 +255,8 @@ def _against_uniform(summary: Mapping[str, Any]) -> str:
         if summary.get(ours) and summary.get(theirs):
             found, uniform = summary[ours]["top1"], summary[theirs]["top1"]
             return (
-                f"Uniform pruning within the same budget reaches {_percent(uniform)} top-1 {when}; "
-                f"the found plan {_percent(found)} ({_signed(100 * (found - uniform))} points)."
+                f"Uniform pruning within the same budget reaches {page.percent(uniform)} top-1 {when}; "
+                f"the found plan {page.percent(found)} ({_signed(100 * (found - uniform))} points)."
             )
     return ""
 
@@ -283,10 +281,6 @@ def _command(summary: Mapping[str, Any]) -> str:
     return shlex.join(str(part) for part in [*parts, "--out", "runs/again"])
 
 
-def _percent(fraction: float) -> str:
-    return f"{100 * fraction:.1f} %"
-
-
 def _signed(points: float) -> str:
     rounded = round(points, 1)
     return "±0.0" if rounded == 0 else f"{rounded:+.1f}".replace("-", "−")
@@ -294,18 +288,6 @@ def _signed(points: float) -> str:
 
 def _points(value: float, base: float) -> str:
     return _signed(100 * (value - base))
-
-
-def _times(value: float, base: float) -> str:
-    return f"{value / base:.2f} ×"
-
-
-def _quantity(value: float) -> str:
-    """Writes a number with three digits and k, M or G (powers of 1000)."""
-    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= size:
-            return f"{value / size:.{2 if value < 10 * size else 1 if value < 100 * size else 0}f} {unit}"
-    return f"{value:g} "
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:

@@ -28,6 +28,7 @@ from amc_tf.cli import (
     prune,
     report,
     search,
+    sweep,
     table,
 )
 from amc_tf.errors import AmcError, RunStoppedError
@@ -36,6 +37,7 @@ _VERBS = {
     "demo": demo,
     "compress": compress,
     "inspect": inspect,
+    "sweep": sweep,
     "search": search,
     "prune": prune,
     "finetune": finetune,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from amc_tf.cli import console, meters, options
 from amc_tf.cli.text import has_predictions, result_table
@@ -13,14 +14,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds model, data, budget and all settings."""
     options.add_model(parser)
     options.add_data(parser)
+    options.add_budget(parser)
     add_settings(parser)
 
 
-def add_settings(
-    parser: argparse.ArgumentParser, *, budget: str | None = None, out: str | None = None
-) -> None:
-    """Adds what `demo` has too: everything but model and data; budget and out may have defaults."""
-    options.add_search(parser, budget=budget)
+def add_settings(parser: argparse.ArgumentParser, *, out: str | None = None) -> None:
+    """Adds what `demo` and `sweep` have too: all but model, data and budget; out may have a default."""
+    options.add_search(parser)
     meters.add_meter(parser)
     options.add_finetune(parser)
     parser.add_argument(
@@ -40,33 +40,16 @@ def add_settings(
 def run(args: argparse.Namespace) -> int:
     """Compresses and prints the table of results, or with --json the summary."""
     with console.stdout_for_results():
-        settings = options.search_settings(args)
-        finetuning = options.finetune_settings(args)
-        budget = options.search_budget(args, settings, has_meter=meters.meter_kind(args) != "none")
+        given = compression_options(args)
+        has_meter = meters.meter_kind(args) != "none"
+        budget = options.search_budget(args, given["settings"], has_meter=has_meter)
         from amc_tf.compress import compress
         from amc_tf.model_file import load_model
 
         with meters.open_meter(args) as (meter, table):
             model = load_model(args.model)
             train, validation = options.load_images(model, args)
-            result = compress(
-                model,
-                train,
-                validation,
-                budget=budget,
-                meter=meter,
-                table=table,
-                settings=settings,
-                finetuning=finetuning,
-                finetune_uniform=args.finetune_uniform,
-                stages=args.stages,
-                input_range=args.input_range,
-                out=args.out,
-                resume=args.resume,
-                overwrite=args.overwrite,
-                labels={"model": args.model, "data": args.data, "command": args.argv},
-                progress=console.make_progress(quiet=args.quiet),
-            )
+            result = compress(model, train, validation, budget=budget, meter=meter, table=table, **given)
     if args.json:
         console.print_json(result.summary)
         return 0
@@ -80,3 +63,23 @@ def run(args: argparse.Namespace) -> int:
         )
     print(f"\nReport: {Path(args.out) / 'report.html'}")
     return 0
+
+
+def compression_options(args: argparse.Namespace) -> dict[str, Any]:
+    """Returns what the options of `add_settings` say to `amc_tf.compress`, but for the meter.
+
+    Raises:
+        SettingsError: A value is outside its range.
+    """
+    return {
+        "settings": options.search_settings(args),
+        "finetuning": options.finetune_settings(args),
+        "finetune_uniform": args.finetune_uniform,
+        "stages": args.stages,
+        "input_range": args.input_range,
+        "out": args.out,
+        "resume": args.resume,
+        "overwrite": args.overwrite,
+        "labels": {"model": args.model, "data": args.data, "command": args.argv},
+        "progress": console.make_progress(quiet=args.quiet),
+    }

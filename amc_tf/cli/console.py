@@ -135,7 +135,15 @@ def _heat(wait: CoolDown) -> str:
     return ", ".join(battery + status) or "it does not tell how hot"
 
 
-class LineProgress(Progress):
+class CommandProgress(Progress):
+    """A line for each compression of a sweep."""
+
+    def compression(self, name: str, number: int, total: int) -> None:
+        """Writes the budget."""
+        tqdm.write(f"{name} ({number} of {total})", file=sys.stderr)
+
+
+class LineProgress(CommandProgress):
     """A line for each stage that is done, and for every tenth episode and each epoch, on stderr."""
 
     def __init__(self) -> None:
@@ -161,7 +169,7 @@ class LineProgress(Progress):
         say(f"epoch {number}/{total}: top-1 {top1:.1%} on the search images")
 
 
-class TerminalProgress(Progress):
+class TerminalProgress(CommandProgress):
     """A bar for the search and one for fine-tuning."""
 
     def __init__(self) -> None:

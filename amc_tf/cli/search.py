@@ -18,6 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds model, data, budget and the settings of the search."""
     options.add_model(parser)
     options.add_data(parser)
+    options.add_budget(parser)
     options.add_search(parser)
     meters.add_meter(parser)
     options.add_run_folder(parser)

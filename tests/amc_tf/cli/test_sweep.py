@@ -1,0 +1,43 @@
+import json
+
+import pytest
+
+SWEEP = (
+    "sweep tiny.keras --data=data.npz --meter=none --episodes=4 --warmup-episodes=2 --round-to=4 "
+    "--search-images=100 --calibration-images=64 --finetune-epochs=0 --quiet"
+).split()
+
+
+@pytest.mark.slow
+def test_a_sweep_draws_the_front_and_tells_what_could_not_be_met(amc, tmp_path):
+    outcome = amc(*SWEEP, "--budgets=macs=0.6,macs=0.001", "--out", tmp_path / "x")
+    assert outcome.code == 1
+    assert outcome.err.startswith("amc-tf: macs=0.001 could not be met: The budget macs=0.001 allows")
+    lines = outcome.out.splitlines()
+    assert lines[0].split() == ["budget", "top-1", "MACs", "file", "on", "the", "front"]
+    assert sum("macs=0.6" in line for line in lines) == 3
+    assert lines[-1] == f"Report: {tmp_path / 'x' / 'front.html'}"
+    again = amc(*SWEEP, "--budgets=macs=0.6", "--out", tmp_path / "x", "--resume", "--json")
+    assert again.code == 0
+    front = json.loads((tmp_path / "x" / "front.json").read_text())
+    printed = json.loads(again.out)
+    assert printed == {name: front[name] for name in printed}
+    assert printed["axis"] == "macs"
+    command = json.loads((tmp_path / "x" / "macs=0.6" / "summary.json").read_text())["command"]
+    assert command[:3] == ["amc-tf", "sweep", "tiny.keras"]
+
+
+@pytest.mark.parametrize(
+    ("budgets", "words"),
+    [
+        ("macs=0.5,half", "'half' is no budget"),
+        ("macs=0.5,latency=0.5", "is measured time: give --meter"),
+        (",", "A sweep needs one budget or more"),
+        ("macs=0.5,macs=0.5", "is given twice"),
+    ],
+)
+def test_wrong_budgets_are_refused_before_any_work(amc, tmp_path, budgets, words):
+    outcome = amc(*SWEEP, f"--budgets={budgets}", "--out", tmp_path / "x")
+    assert outcome.code == 1
+    assert words in outcome.err
+    assert not (tmp_path / "x").exists()

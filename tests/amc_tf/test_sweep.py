@@ -1,0 +1,143 @@
+"""Facts about sweeps, with compressions that are made up; `tests/amc_tf/cli/test_sweep.py` runs real ones."""
+
+import json
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from amc_tf.budget import Budget
+from amc_tf.errors import BudgetError, RunFolderError, SettingsError
+from amc_tf.progress import Progress
+from amc_tf.settings import FinetuneSettings, SearchSettings
+from amc_tf.sweep import sweep
+from tests.amc_tf.test_front import summary
+
+SETTINGS = SearchSettings(episodes=3, warmup_episodes=1)
+HALF, THIRD, NONE = Budget(macs=0.5), Budget(macs=0.3), Budget(macs=0.0001)
+
+
+class Listener(Progress):
+    """Takes down the compressions."""
+
+    def __init__(self):
+        self.compressions = []
+
+    def compression(self, name, number, total):
+        self.compressions.append((name, number, total))
+
+
+@pytest.fixture
+def made(monkeypatch):
+    """Puts in the place of a compression one that writes a made-up summary; returns the budgets it gets."""
+    seen = []
+
+    def compress(model, train, validation, *, budget, out, resume, labels, progress, **options):
+        assert resume
+        seen.append(str(budget))
+        if budget is NONE:
+            raise BudgetError("The smallest network is larger.")
+        part = budget.value
+        settings = {"search": options["settings"].to_json(), "finetune": FinetuneSettings().to_json()}
+        value = {
+            **summary(uniform=(part, 500, part), found=(0.8, 500, part), int8=(0.8, 500, part)),
+            "model": "tiny",
+            "data": "patterns",
+            "command": ["amc-tf", "sweep"],
+            **labels,
+            "budget": {"kind": budget.kind, "value": budget.value},
+            "meter": None,
+            "input_range": options.get("input_range", "-1..1"),
+            "stages": [{}],
+            "settings": settings,
+        }
+        (out / "summary.json").write_text(json.dumps(value))
+        return SimpleNamespace(summary=value)
+
+    monkeypatch.setattr(sys.modules["amc_tf.sweep"], "compress", compress)
+    return seen
+
+
+def run(out, *budgets, **options):
+    return sweep(None, None, None, budgets=budgets, out=out, **{"settings": SETTINGS, **options})
+
+
+def test_each_budget_has_a_folder_and_the_front_lies_above(made, tmp_path):
+    listener = Listener()
+    result = run(tmp_path, HALF, THIRD, progress=listener)
+    assert listener.compressions == [("macs=0.5", 1, 2), ("macs=0.3", 2, 2)]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "front.html", "front.json", "front.svg", "macs=0.3", "macs=0.5"
+    ]  # fmt: skip
+    front = json.loads((tmp_path / "front.json").read_text())
+    assert front["networks"] == [network.to_json() for network in result.networks]
+    assert (front["axis"], front["model"], front["failures"]) == ("latency_ms", "tiny", {})
+    assert {network["precision"] for network in front["networks"]} == {"float32", "int8"}
+    assert result.page == tmp_path / "front.html"
+
+
+def test_a_budget_that_cannot_be_met_is_told_and_the_others_go_on(made, tmp_path):
+    result = run(tmp_path, HALF, NONE, THIRD)
+    assert made == ["macs=0.5", "macs=0.0001", "macs=0.3"]
+    assert result.failures == {"macs=0.0001": "The smallest network is larger."}
+    assert set(result.summaries) == {"macs=0.5", "macs=0.3"}
+    assert "The smallest network is larger." in result.page.read_text(encoding="utf-8")
+
+
+def test_a_sweep_of_nothing_but_failures_is_one(made, tmp_path):
+    with pytest.raises(BudgetError, match="None of the budgets could be met. The smallest network is larger"):
+        run(tmp_path, NONE)
+
+
+def test_what_has_finished_is_not_run_again(made, tmp_path):
+    run(tmp_path, HALF)
+    result = run(tmp_path, HALF, THIRD, resume=True)
+    assert made == ["macs=0.5", "macs=0.3"]
+    assert set(result.summaries) == {"macs=0.5", "macs=0.3"}
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"settings": SearchSettings(episodes=4, warmup_episodes=1)}, "another search setting"),
+        ({"finetuning": FinetuneSettings(epochs=1)}, "another fine-tuning setting"),
+        ({"stages": 2}, "another number of stages"),
+        ({"finetune_uniform": True}, "another choice of fine-tuning uniform"),
+        ({"input_range": "0..1"}, "another input_range"),
+        ({"labels": {"model": "other"}}, "another model"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
+)
+def test_what_has_finished_otherwise_is_refused(made, tmp_path, options, words):
+    run(tmp_path, HALF)
+    with pytest.raises(RunFolderError, match=words):
+        run(tmp_path, HALF, resume=True, **options)
+
+
+def test_an_earlier_sweep_is_only_touched_when_told(made, tmp_path):
+    run(tmp_path, THIRD)
+    with pytest.raises(RunFolderError, match=r"macs=0\.3 holds an earlier run"):
+        run(tmp_path, HALF, THIRD)
+    assert made == ["macs=0.3"]  # refused before any work
+    run(tmp_path, THIRD, overwrite=True)
+    assert made == ["macs=0.3", "macs=0.3"]
+
+
+def test_a_damaged_summary_becomes_a_sentence(made, tmp_path):
+    run(tmp_path, HALF)
+    (tmp_path / "macs=0.5" / "summary.json").write_text('{"model": ')
+    with pytest.raises(RunFolderError, match=r"summary\.json is damaged .* --overwrite"):
+        run(tmp_path, HALF, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("budgets", "words"), [((), "needs one budget or more"), ((HALF, HALF), "macs=0.5 is given twice")]
+)
+def test_budgets_that_are_no_sweep_are_refused(made, tmp_path, budgets, words):
+    with pytest.raises(SettingsError, match=words):
+        run(tmp_path, *budgets)
+
+
+def test_a_small_absolute_budget_has_a_folder_of_its_own(made, tmp_path):
+    run(tmp_path, Budget(macs=0.5), Budget(macs=0.5, absolute=True))
+    assert (tmp_path / "macs=0.5-absolute" / "summary.json").exists()
