@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from amc_tf import controls
 from amc_tf.batch_norm import BatchNormEstimator
-from amc_tf.budget import Budget, WidthBounds
+from amc_tf.budget import Bounds, Budget, Limit, WidthBounds
 from amc_tf.calibration import calibrate
 from amc_tf.candidate import CandidateBuilder
 from amc_tf.data import DataSplit, check_data_fits, to_input_range
@@ -30,7 +30,7 @@ from amc_tf.latency_model import LatencyPredictor, probe_widths
 from amc_tf.network import NetworkFunction
 from amc_tf.reward import needs_latency
 from amc_tf.run_folder import RunFolder
-from amc_tf.score import LearningPredictor, Objective, Score, Scorer, Timing
+from amc_tf.score import Candidates, LearningPredictor, Objective, Score, Scorer, Timing
 from amc_tf.search import EpisodeCallback, Search, SearchResult
 from amc_tf.settings import SearchSettings
 from amc_tf.table_predictor import TablePredictor
@@ -56,7 +56,8 @@ class PruningSession:
 
     Attributes:
         network: the original as a function of its weights.
-        graph: its channel groups.
+        graph: its channels.
+        groups: what is decided on one after another; the graph again, for its channel groups.
         split: the data.
         tflite: the original as float32 TFLite bytes.
         baseline_top1: top-1 of the original on the search images, in [0, 1]; as int8 TFLite where that is
@@ -76,6 +77,8 @@ class PruningSession:
         MeasurementError: if the original or a probe cannot be timed.
     """
 
+    _is_sparse = False  # whether candidates hold zeros that are stored as such
+
     def __init__(
         self,
         model: Any,
@@ -94,17 +97,18 @@ class PruningSession:
         self.split = split
         self.graph = ChannelGraph.from_model(model)
         self.network = NetworkFunction(model, self.graph)
+        self.groups = self._make_groups()
         self._input_range = input_range
         self._meter = meter
         self._table = table
         self._check_data(model.output_shape[-1])
         self.tflite = self._convert_original("float32")
         self._timing = self._time_baseline()
-        self.limit = budget.resolve(self.graph.count(), self.baseline_ms)
-        self.builder = self._make_builder()
+        self.limit = budget.resolve(self.groups.count(), self.baseline_ms)
+        self.builder: Candidates = self._make_builder()
         self.scorer = self._make_scorer()
         self._probe()
-        self.bounds = self._make_bounds()
+        self.bounds: Bounds = self._make_bounds()
 
     def uniform(self) -> Score:
         """Scores the uniform control: the widest uniform network that is within the budget, as measured.
@@ -125,7 +129,7 @@ class PruningSession:
         self, folder: RunFolder | None = None, on_episode: EpisodeCallback | None = None
     ) -> SearchResult:
         """Runs the agent; see `amc_tf.search.Search.run`."""
-        env = PruningEnv(self.graph, self.scorer, self.bounds)
+        env = PruningEnv(self.groups, self.scorer, self.bounds)
         predictor = self._timing.predictor if self._timing else None
         search = Search(
             env,
@@ -192,11 +196,12 @@ class PruningSession:
             meter = self._meter.with_reference(reference)
         except MeasurementError as error:
             raise type(error)(f"The original network cannot be timed: {error}") from error
-        return Timing(meter, self.baseline_ms, self._make_predictor(self.baseline_ms), precision)
+        predictor = self._make_predictor(self.baseline_ms)
+        return Timing(meter, self.baseline_ms, predictor, precision, sparse=self._is_sparse)
 
     def _make_predictor(self, baseline_ms: float) -> LearningPredictor:
         if self._table is None:
-            return LatencyPredictor(self.graph, baseline_ms)
+            return LatencyPredictor(self.groups, baseline_ms)
         return TablePredictor(
             self.graph,
             self._table,
@@ -205,19 +210,26 @@ class PruningSession:
             min_keep_ratio=self.settings.min_keep_ratio,
         )
 
-    def _make_builder(self) -> CandidateBuilder:
+    def _make_groups(self) -> Any:
+        """Finds what is decided on."""
+        return self.graph
+
+    def _make_builder(self) -> Candidates:
         settings = self.settings
         images = to_input_range(self.split.calibration.images, self._input_range)
-        batch_norm = None
-        if settings.reestimate_batch_norm:
-            batch_norm = BatchNormEstimator(self.network, images[: settings.num_batch_norm_images])
         return CandidateBuilder(
             self.network,
             calibrate(self.network, images, seed=settings.seed),
             importance=settings.importance,
             reconstruct=settings.reconstruct,
-            batch_norm=batch_norm,
+            batch_norm=self._make_batch_norm(),
         )
+
+    def _make_batch_norm(self) -> BatchNormEstimator | None:
+        if not self.settings.reestimate_batch_norm:
+            return None
+        images = self.split.calibration.images[: self.settings.num_batch_norm_images]
+        return BatchNormEstimator(self.network, to_input_range(images, self._input_range))
 
     def _make_scorer(self) -> Scorer:
         floor = self.limit.budget.accuracy or 0.0
@@ -248,16 +260,19 @@ class PruningSession:
         ):
             self.scorer(widths)
 
-    def _make_bounds(self) -> WidthBounds:
-        """Makes the bounds; a latency limit is lowered by the margin."""
+    def _aim(self) -> Limit:
+        """Returns the limit that the bounds hold: one on latency is lowered by the margin."""
         limit = self.limit
-        if limit.kind == "latency":
-            # The original too, so that the ratio which an error names is one of the budget.
-            factor = 1.0 - LATENCY_MARGIN
-            limit = dataclasses.replace(limit, limit=factor * limit.limit, original=factor * limit.original)
+        if limit.kind != "latency":
+            return limit
+        # The original too, so that the ratio which an error names is one of the budget.
+        factor = 1.0 - LATENCY_MARGIN
+        return dataclasses.replace(limit, limit=factor * limit.limit, original=factor * limit.original)
+
+    def _make_bounds(self) -> Bounds:
         return WidthBounds(
             self.graph,
-            limit,
+            self._aim(),
             round_to=self.settings.round_to,
             min_keep_ratio=self.settings.min_keep_ratio,
             min_use=self.settings.min_budget_use,
