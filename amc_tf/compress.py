@@ -19,6 +19,7 @@ from amc_tf.errors import MeasurementError, RunStoppedError
 from amc_tf.graph import count_cost
 from amc_tf.plan import PruningPlan
 from amc_tf.progress import Clock, Progress
+from amc_tf.quantize import most_accurate
 from amc_tf.report import make_report
 from amc_tf.results import NetworkResult, ResultMeasurer
 from amc_tf.run_folder import RunFolder, write_keras_model
@@ -36,7 +37,8 @@ class CompressionResult:
     Attributes:
         model: the slim model, fine-tuned if that was asked for.
         plan: the channels that were kept.
-        tflite: the converted networks by precision, "float32" and "int8".
+        tflite: the converted networks by precision, "float32" and "int8"; with `quantization` the latter is
+            the more accurate one of the networks quantised after and in training.
         summary: what `summary.json` holds.
     """
 
@@ -58,6 +60,7 @@ def compress(  # noqa: PLR0913, the façade: each argument is a choice of the us
     finetuning: FinetuneSettings | None = None,
     finetune_uniform: bool = False,
     stages: int = 1,
+    quantization: FinetuneSettings | None = None,
     input_range: str = "-1..1",
     out: str | os.PathLike[str] | None = None,
     resume: bool = False,
@@ -83,6 +86,10 @@ def compress(  # noqa: PLR0913, the façade: each argument is a choice of the us
         stages: how often to search and fine-tune in turn, each time within a smaller limit (of n stages the
             k-th leaves ratio ** (k / n) of the original's cost); hard ratios need several. `settings` and
             `finetuning` hold in each stage, episodes and epochs too.
+        quantization: settings of quantisation-aware training, which follows fine-tuning and makes a second
+            int8 network (see `amc_tf.settings.quantization_settings`); None leaves it out. Of both the one
+            that is right more often on the search images becomes `model_int8.tflite`; equally often, the
+            one without that training.
         input_range: how uint8 images are scaled for the model, one of `amc_tf.data.INPUT_RANGES`; float
             images are in the model's range already.
         out: run folder to fill; None writes nothing.
@@ -110,6 +117,7 @@ def compress(  # noqa: PLR0913, the façade: each argument is a choice of the us
             split,
             settings=settings,
             finetuning=finetuning or FinetuneSettings(),
+            quantization=quantization if quantization and quantization.epochs else None,
             input_range=input_range,
             meter=CachedMeter(meter, store) if meter else None,
             table=_starting_table(folder, table, stages),
@@ -177,7 +185,9 @@ class _Compression:
             # As many epochs as all the stages had.
             models["uniform_finetuned"] = task.finetune(models["uniform"], times=num_stages)[0]
         clock.begin("convert")
-        tflite = {precision: self._convert(found.model, precision) for precision in ("float32", "int8")}
+        int8 = {"int8": self._convert(found.model, "int8"), **self._quantize(found.model)}
+        written = most_accurate(int8, task.split.search, input_range=task.input_range)
+        tflite = {"float32": self._convert(found.model, "float32"), "int8": int8[written]}
         verification = {
             precision: self._measurer.verify(found.model, content, precision=precision)
             for precision, content in tflite.items()
@@ -185,7 +195,7 @@ class _Compression:
         if self._folder is not None:
             _write_networks(self._folder, found.model, found.plan, tflite)
         clock.begin("measure")
-        results = self._measure_or_stop(models, tflite["int8"])
+        results = self._measure_or_stop(models, int8)
         clock.begin("report")
         summary = {
             **labels,
@@ -194,10 +204,11 @@ class _Compression:
             "stages": [record.to_json() for record in found.records],
             "channels": summary_parts.channels(graph, found.plan.widths(graph), uniform.widths),
             "verification": verification,
+            "int8_written": written,
             "budget": limit_to_json(self._original.limit),
             "meter": None if self._meter is None else summary_parts.meter(self._meter),
             "input_range": task.input_range,
-            "settings": {"search": task.settings.to_json(), "finetune": task.finetuning.to_json()},
+            "settings": task.settings_to_json(),
             "versions": summary_parts.versions(),
             "seconds": clock.seconds(),
         }
@@ -206,7 +217,19 @@ class _Compression:
             make_report(self._folder.path)
         return CompressionResult(found.model, found.plan, tflite, summary)
 
-    def _measure_or_stop(self, models: Mapping[str, Any], int8: bytes) -> dict[str, NetworkResult]:
+    def _quantize(self, model: Any) -> dict[str, bytes]:
+        """Returns the int8 network of quantisation-aware training by its name, if that is asked for."""
+        settings = self._task.quantization
+        if settings is None:
+            return {}
+        self._clock.begin("quantize")
+        trained = self._task.quantize(model, settings)
+        self._clock.begin("convert")
+        return {"int8_qat": trained}
+
+    def _measure_or_stop(
+        self, models: Mapping[str, Any], int8: Mapping[str, bytes]
+    ) -> dict[str, NetworkResult]:
         """Measures the networks; those of a phone that has gone by now are written already."""
         try:
             return self._measure(models, int8)
@@ -217,7 +240,7 @@ class _Compression:
                 f"The finished networks are in {self._folder.path}, but could not be timed: {error}"
             ) from error
 
-    def _measure(self, models: Mapping[str, Any], int8: bytes) -> dict[str, NetworkResult]:
+    def _measure(self, models: Mapping[str, Any], int8: Mapping[str, bytes]) -> dict[str, NetworkResult]:
         """Measures the original and the slim models, each precision beside the original in that precision."""
         model, original, full = self._original.model, self._original.tflite, self._original.cost
         original_int8 = self._convert(model, "int8")
@@ -226,7 +249,8 @@ class _Compression:
         for name, model in models.items():
             content = self._convert(model, "float32")
             results[name] = measurer.measure_model(model, content, cost=count_cost(model), reference=original)
-        for name, content, cost in (("int8_baseline", original_int8, full), ("int8", int8, slim)):
+        for name, content in {"int8_baseline": original_int8, **int8}.items():
+            cost = full if name == "int8_baseline" else slim
             results[name] = measurer.measure_tflite(content, cost=cost, reference=original_int8)
         return results
 

@@ -148,9 +148,12 @@ def _tradeoff_figure(summary: Mapping[str, Any], episodes: Sequence[Mapping[str,
     key, cost_name, unit = _COSTS[kind]
     if kind == "latency" and str((summary.get("meter") or {}).get("name")).startswith("table:"):
         cost_name += ", predicted"
+    precision = _precision(summary) if kind == "latency" else "float32"
+    if precision != "float32":
+        cost_name += f", {precision}"
     limit = budget.get("limit") if kind == budget.get("kind") else None
     points = [_episode_point(episode, episode[key] / unit, cost_name) for episode in episodes]
-    marks = _marks(summary, kind, unit)
+    marks = _marks(summary, kind, unit, precision)
     drawn = _figure(
         "Accuracy against cost",
         "Small points are episodes on the search images, not fine-tuned, with their Pareto front; large "
@@ -175,11 +178,18 @@ def _episode_point(episode: Mapping[str, Any], cost: float, cost_name: str) -> P
     return Point(cost, episode["top1"], label, str(episode.get("kind", "search")))
 
 
-def _marks(summary: Mapping[str, Any], kind: str, unit: float) -> list[Point]:
+def _precision(summary: Mapping[str, Any]) -> str:
+    """Returns the precision in which the search timed its networks."""
+    search = (summary.get("settings") or {}).get("search") or {}
+    return str(search.get("latency_precision", "float32"))
+
+
+def _marks(summary: Mapping[str, Any], kind: str, unit: float, precision: str) -> list[Point]:
+    """Returns the networks in the precision of the episodes' costs."""
     marks = []
     for key, name, css, _ in NETWORKS:
         result = summary.get(key)
-        if not result or key in ("int8", "int8_baseline"):
+        if not result or key.startswith("int8") != (precision == "int8"):
             continue
         latency = result.get("latency_ms") or {}
         values = {"macs": result["macs"], "params": result["params"], "bytes": 4 * result["params"]}

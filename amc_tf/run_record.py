@@ -26,6 +26,7 @@ NETWORKS = (
     ("finetuned", "Found plan, fine-tuned", "found", "baseline"),
     ("int8_baseline", "Original, int8", "baseline int8", None),
     ("int8", "Found plan, int8", "found int8", "int8_baseline"),
+    ("int8_qat", "Found plan, int8, trained", "found int8", "int8_baseline"),
 )
 
 

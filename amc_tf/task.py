@@ -17,6 +17,7 @@ from amc_tf.device.latency import LatencyMeter
 from amc_tf.device.table import LatencyTable
 from amc_tf.finetune import EpochRecord, finetune
 from amc_tf.progress import Progress
+from amc_tf.quantize import quantize_aware
 from amc_tf.session import PruningSession
 from amc_tf.settings import FinetuneSettings, SearchSettings
 
@@ -32,6 +33,7 @@ class CompressionTask:
         split: the data.
         settings: of each search.
         finetuning: of each fine-tuning.
+        quantization: of the quantisation-aware training of the last network; None leaves it out.
         input_range: one of `amc_tf.data.INPUT_RANGES`.
         meter: times candidates; None to leave latency out.
         table: what is known about the meter's device before the first search, or None.
@@ -42,6 +44,7 @@ class CompressionTask:
     split: DataSplit
     settings: SearchSettings
     finetuning: FinetuneSettings
+    quantization: FinetuneSettings | None
     input_range: str
     meter: LatencyMeter | None
     table: LatencyTable | None
@@ -90,6 +93,19 @@ class CompressionTask:
         )
         return result.model, result.best_top1
 
+    def quantize(self, slim: Any, settings: FinetuneSettings) -> bytes:
+        """Trains a network as an int8 network that imitates it, and returns that as TFLite."""
+        result = quantize_aware(
+            slim,
+            self.split.train,
+            self.split.search,
+            settings=settings,
+            input_range=self.input_range,
+            teacher=slim,
+            on_epoch=lambda record: self.progress.epoch(record.epoch, settings.epochs, record.top1),
+        )
+        return result.tflite
+
     def convert(self, model: Any, precision: str, *, input_shape: tuple[int, ...]) -> bytes:
         """Converts a network to TFLite; int8 is calibrated on images of the split."""
         images = self.split.calibration.images[:_NUM_INT8_IMAGES]
@@ -98,6 +114,15 @@ class CompressionTask:
             precision=precision,
             calibration_images=to_input_range(images, self.input_range) if precision == "int8" else None,
             input_shape=input_shape,
+        )
+
+    def settings_to_json(self) -> dict[str, Any]:
+        """Returns the settings of search, fine-tuning and, if there is one, quantisation-aware training."""
+        settings = {"search": self.settings.to_json(), "finetune": self.finetuning.to_json()}
+        return (
+            settings
+            if self.quantization is None
+            else {**settings, "quantization": self.quantization.to_json()}
         )
 
     def identity(self, model: bytes) -> Mapping[str, Any]:

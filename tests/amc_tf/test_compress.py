@@ -31,7 +31,7 @@ from amc_tf.run_folder import RUN_FILES, clear_errors
 from amc_tf.score import Score
 from amc_tf.search import SearchResult
 from amc_tf.session import PruningSession
-from amc_tf.settings import AgentSettings, FinetuneSettings, SearchSettings
+from amc_tf.settings import AgentSettings, FinetuneSettings, SearchSettings, quantization_settings
 from tests.harness import relative_error
 from tests.trained import NUM_CLASSES, RANGE, ScriptedMeter, make_classifier, make_data, make_table
 
@@ -128,6 +128,30 @@ def test_summary_describes_each_network(summary, name):
     assert 0 < latency["p5"] <= latency["median"] <= latency["p95"]
 
 
+@pytest.mark.slow
+def test_quantisation_aware_training_adds_a_network_and_the_better_one_is_written(model, tmp_path):
+    listener = Listener()
+    result = run(
+        model,
+        meter=ScriptedMeter(),
+        settings=dataclasses.replace(SETTINGS, latency_precision="int8"),
+        quantization=quantization_settings(1),
+        out=tmp_path,
+        progress=listener,
+    )
+    assert result.summary["settings"]["quantization"] == quantization_settings(1).to_json()
+    trained, plain = result.summary["int8_qat"], result.summary["int8"]
+    assert trained["structure"] == plain["structure"]
+    assert trained["latency_ms"]["ratio"] == pytest.approx(plain["latency_ms"]["ratio"], rel=0.1)
+    assert trained["top1"] >= plain["top1"] - 0.1
+    written = (tmp_path / "model_int8.tflite").read_bytes()
+    assert written == result.tflite["int8"]
+    assert len(written) == result.summary[result.summary["int8_written"]]["tflite_bytes"]
+    assert listener.stages[-5:] == ["convert", "quantize", "convert", "measure", "report"]
+    report = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "Found plan, int8, trained" in report
+
+
 def test_networks_that_differ_in_weights_only_have_one_structure(summary):
     assert summary["pruned"]["structure"] == summary["finetuned"]["structure"]
     different = {summary[name]["structure"] for name in ("baseline", "pruned", "int8_baseline", "int8")}
@@ -136,7 +160,8 @@ def test_networks_that_differ_in_weights_only_have_one_structure(summary):
 
 def test_summary_tells_how_it_came_about(summary):
     assert set(summary) == {
-        *NETWORKS, "model", "data", "command", "plan_found_by", "stages", "channels", "verification", "budget",
+        *NETWORKS, "model", "data", "command", "plan_found_by", "stages", "channels", "verification",
+        "int8_written", "budget",
         "meter", "input_range", "settings", "versions", "seconds",
     }  # fmt: skip
     assert (summary["model"], summary["data"]) == ("tiny", "patterns")
@@ -146,6 +171,7 @@ def test_summary_tells_how_it_came_about(summary):
     }  # fmt: skip
     assert summary["meter"] == {"name": "scripted", "fingerprint": "scripted 0.1 None"}
     assert summary["settings"] == {"search": SETTINGS.to_json(), "finetune": ONE_EPOCH.to_json()}
+    assert summary["int8_written"] == "int8"
     assert summary["versions"]["keras"] == keras.__version__
     assert {"python", "tensorflow", "numpy", "ai-edge-litert", "amc-tf"} <= set(summary["versions"])
     steps = summary["seconds"]

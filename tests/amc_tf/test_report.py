@@ -352,6 +352,19 @@ def test_a_search_by_table_alone_says_that_its_episodes_are_predicted(tmp_path):
     assert "ms per image, predicted" in report(tmp_path, summary).text
 
 
+def test_a_search_by_int8_latency_is_drawn_with_the_int8_networks(tmp_path):
+    summary = make_summary()
+    summary["int8_qat"] = {**summary["int8"], "top1": 0.985}
+    plain = report(tmp_path / "plain", summary).text
+    summary["settings"] = {"search": {"latency_precision": "int8"}}
+    text = report(tmp_path / "int8", summary).text
+    assert "ms per image, int8" in text
+    assert "ms per image, int8" not in plain
+    assert "Found plan, int8, trained: top-1 98.5 %" in text
+    assert "Found plan, fine-tuned: top-1" in plain
+    assert "Found plan, fine-tuned: top-1" not in text
+
+
 def test_int8_that_cannot_be_timed_is_shown_so(tmp_path):
     summary = make_summary()
     for key in ("int8_baseline", "int8"):
