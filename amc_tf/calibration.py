@@ -15,9 +15,9 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from amc_tf.graph import ChannelGraph
-from amc_tf.layers.base import Reading
 from amc_tf.network import NetworkFunction
 from amc_tf.trace import Call
+from amc_tf.windows import read_windows, sample_positions
 
 MAX_FEATURES = 8192
 # What float32 leaves of the moments of inputs that never change, as a part of their mean square.
@@ -90,14 +90,14 @@ def calibrate(
         for path, size in sizes.items()
         if size > MAX_FEATURES
     }
-    sums = {path: _Sums(size) for path, size in sizes.items() if path not in skipped}
+    sums = {path: MomentSums(size) for path, size in sizes.items() if path not in skipped}
     step = _make_step(network, sums, points_per_image, seed)
     for number, start in enumerate(range(0, len(images), batch_size)):
         step(tf.convert_to_tensor(images[start : start + batch_size]), tf.constant(number))
-    return Calibration({path: item.summarise(len(images)) for path, item in sums.items()}, skipped)
+    return Calibration({path: item.summarise() for path, item in sums.items()}, skipped)
 
 
-class _Sums:
+class MomentSums:
     """Sums over the sampled inputs x of one layer: of d dᵀ, where d is x less the first batch's mean, then 1.
 
     Taking off a value near the mean keeps the digits that float32 would lose in the mean square.
@@ -106,21 +106,22 @@ class _Sums:
     def __init__(self, num_features: int) -> None:
         self._gram = tf.Variable(tf.zeros((num_features + 1, num_features + 1)), trainable=False)
         self._pivot = tf.Variable(tf.zeros(num_features), trainable=False)
-        self._positions = 0  # per image, over all calls of the layer
+        self._has_pivot = False
 
-    def add(self, rows: Any, positions: int, batch: Any) -> None:
-        """Adds rows, float32 [images * positions, features]; traced once for each call of the layer."""
-        if self._positions == 0:
+    def add(self, rows: Any, batch: Any) -> None:
+        """Adds rows, float32 [images * positions, features]; batch is the number of the batch, from 0."""
+        if not self._has_pivot:
             mean = tf.cond(batch == 0, lambda: tf.reduce_mean(rows, axis=0), self._pivot.read_value)
             self._pivot.assign(mean)
-        self._positions += positions
+            self._has_pivot = True
         rows = tf.concat([rows - self._pivot, tf.ones_like(rows[:, :1])], axis=1)
         self._gram.assign_add(tf.matmul(rows, rows, transpose_a=True))
 
-    def summarise(self, num_images: int) -> InputStatistics:
+    def summarise(self) -> InputStatistics:
         """Turns the sums into mean and covariance."""
-        num_samples = num_images * self._positions
-        gram = self._gram.numpy().astype(np.float64) / num_samples
+        gram = self._gram.numpy().astype(np.float64)
+        num_samples = round(gram[-1, -1])
+        gram /= num_samples
         shift = gram[-1, :-1]
         covariance = gram[:-1, :-1] - np.outer(shift, shift)
         mean = self._pivot.numpy() + shift
@@ -140,7 +141,9 @@ def _feature_counts(graph: ChannelGraph) -> dict[str, int]:
     return found
 
 
-def _make_step(network: NetworkFunction, sums: dict[str, _Sums], points_per_image: int, seed: int) -> Any:
+def _make_step(
+    network: NetworkFunction, sums: dict[str, MomentSums], points_per_image: int, seed: int
+) -> Any:
     """Makes the compiled function that adds one batch."""
     rules = {path: rule for path, (_, rule) in network.graph.layers().items()}
     numbers = {path: number for number, path in enumerate(sums)}
@@ -150,50 +153,10 @@ def _make_step(network: NetworkFunction, sums: dict[str, _Sums], points_per_imag
             if call.path in sums:
                 reading = rules[call.path].reading(call, inputs, network.weights[call.path])
                 key = tf.stack([batch, seed + 7919 * numbers[call.path]])
-                rows, positions = _sample_rows(reading, points_per_image, key)
-                sums[call.path].add(rows, positions, batch)
+                rows = read_windows(reading, sample_positions(reading, points_per_image, key))
+                sums[call.path].add(rows, batch)
 
         network.run(images, network.weights, observer=observe)
 
     signature = [tf.TensorSpec((None, *network.input_shape)), tf.TensorSpec((), tf.int32)]
     return tf.function(step, input_signature=signature)
-
-
-def _sample_rows(reading: Reading, num_points: int, key: Any) -> tuple[Any, int]:
-    """Gathers the windows of sampled output positions.
-
-    Returns:
-        float32 [batch * positions, rows * columns * channels], and the positions per image.
-    """
-    tensor, height, width = _pad(reading)
-    if height * width <= num_points:
-        chosen = tf.range(height * width)
-    else:
-        chosen = tf.random.stateless_uniform((num_points,), key, 0, height * width, tf.int32)
-    row_length, channels = tensor.shape[2:]
-    corners = (chosen // width) * reading.strides[0] * row_length + (chosen % width) * reading.strides[1]
-    offsets = [
-        row * reading.dilation[0] * row_length + column * reading.dilation[1]
-        for row in range(reading.kernel_size[0])
-        for column in range(reading.kernel_size[1])
-    ]
-    flat = tf.reshape(tensor, (-1, tensor.shape[1] * row_length, channels))
-    windows = tf.gather(flat, corners[:, None] + tf.constant(offsets)[None, :], axis=1)
-    return tf.reshape(windows, (-1, len(offsets) * channels)), int(chosen.shape[0])
-
-
-def _pad(reading: Reading) -> tuple[Any, int, int]:
-    """Pads the tensor as the layer does; returns it with the rows and columns of the output."""
-    pads, sizes = [], []
-    for axis in range(2):
-        size = reading.tensor.shape[axis + 1]
-        extent = (reading.kernel_size[axis] - 1) * reading.dilation[axis] + 1
-        stride = reading.strides[axis]
-        if reading.padding == "SAME":
-            positions = math.ceil(size / stride)
-            total = max((positions - 1) * stride + extent - size, 0)
-        else:
-            positions, total = (size - extent) // stride + 1, 0
-        pads.append((total // 2, total - total // 2))
-        sizes.append(positions)
-    return tf.pad(reading.tensor, [(0, 0), *pads, (0, 0)]), sizes[0], sizes[1]

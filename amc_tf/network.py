@@ -171,12 +171,13 @@ def _find_folds(graph: ChannelGraph) -> dict[str, str]:
         source = made_by.get(call.inputs[0]) if isinstance(rule, BatchNormalizationRule) else None
         if source is None or readers[call.inputs[0]] > 1 or calls[source.path] > 1 or calls[call.path] > 1:
             continue
-        if "kernel" in graph.axes[source.path] and _is_linear(source.layer):
+        if "kernel" in graph.axes[source.path] and is_linear(source.layer):
             folds[call.path] = source.path
     return folds
 
 
-def _is_linear(layer: Any) -> bool:
+def is_linear(layer: Any) -> bool:
+    """Tells whether a layer with weights has no activation built in."""
     return getattr(layer.activation, "__name__", None) in {None, "linear"}
 
 

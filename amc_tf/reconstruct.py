@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import scipy.linalg
 import threadpoolctl
@@ -38,7 +40,6 @@ class Reconstructor:
         self._network = network
         self._calibration = calibration
         self._ridge = ridge
-        self._intercepts = {target: path for path, target in network.folded.items()}
 
     def __call__(self, plan: PruningPlan) -> Weights:
         """Returns slim weights for a plan, readers of pruned channels re-fitted; float32."""
@@ -65,21 +66,54 @@ class Reconstructor:
         target = full.reshape(-1, full.shape[axis + 1])[:, columns]
         inputs = np.tile(kept, len(target) // len(kept))
         fitted, offset = _fit(statistics, target, inputs, self._ridge)
-        if not self._add_offset(weights, path, offset):
+        if not shift_outputs(self._network, weights, path, offset):
             fitted, _ = _fit(statistics, target, inputs, self._ridge, intercept=False)
         weights[path] = {**weights[path], name: fitted.reshape(weights[path][name].shape)}
 
-    def _add_offset(self, weights: Weights, path: str, offset: NDArray[np.float32]) -> bool:
-        """Adds a constant to the outputs of a layer; False if there is no place for it."""
-        if "bias" in weights[path]:
-            weights[path] = {**weights[path], "bias": weights[path]["bias"] + offset}
-        elif path in self._intercepts:
-            norm = self._intercepts[path]
-            mean = weights[norm]["moving_mean"] - offset
-            weights[norm] = {**weights[norm], "moving_mean": mean}
-        else:
-            return False
-        return True
+
+def shift_outputs(network: NetworkFunction, weights: Weights, path: str, offset: NDArray[np.float32]) -> bool:
+    """Adds a constant to the outputs of a layer: to its bias, or the mean of the batch normalisation behind.
+
+    Args:
+        network: the network.
+        weights: its weights, whose entries are replaced.
+        path: of the layer.
+        offset: float32 [outputs].
+
+    Returns:
+        False if there is no place for it.
+    """
+    norms = [norm for norm, target in network.folded.items() if target == path]
+    if "bias" in weights[path]:
+        weights[path] = {**weights[path], "bias": weights[path]["bias"] + offset}
+    elif norms:
+        mean = weights[norms[0]]["moving_mean"] - offset
+        weights[norms[0]] = {**weights[norms[0]], "moving_mean": mean}
+    else:
+        return False
+    return True
+
+
+def solve_ridge(
+    moments: NDArray[Any], wanted: NDArray[Any], *, ridge: float, mean_square: NDArray[Any]
+) -> NDArray[Any]:
+    """Solves (moments + λI) change = wanted.
+
+    Args:
+        moments: float [inputs, inputs], positive semi-definite; overwritten.
+        wanted: float [inputs, outputs].
+        ridge: λ as a share of the mean diagonal.
+        mean_square: float [inputs], of the inputs; bounds what rounding has left of the moments.
+
+    Returns:
+        float [inputs, outputs].
+    """
+    diagonal = np.diag_indices_from(moments)
+    rounding = ROUNDING * mean_square.mean()
+    moments[diagonal] += max(ridge * moments[diagonal].mean(), rounding) + np.finfo(np.float32).tiny
+    # One thread: TensorFlow's threads are awake, and two pools on the same cores wait for each other.
+    with threadpoolctl.threadpool_limits(1, user_api="blas"):
+        return scipy.linalg.cho_solve(scipy.linalg.cho_factor(moments, overwrite_a=True), wanted)
 
 
 def _fit(
@@ -104,12 +138,7 @@ def _fit(
     """
     moments = statistics.covariance if intercept else statistics.second_moment
     among_kept = moments[np.ix_(kept, kept)]
-    diagonal = np.diag_indices_from(among_kept)
-    rounding = ROUNDING * statistics.mean_square[kept].mean()
-    among_kept[diagonal] += max(ridge * among_kept[diagonal].mean(), rounding) + np.finfo(np.float32).tiny
     wanted = moments[np.ix_(kept, ~kept)] @ target[~kept]
-    # One thread: TensorFlow's threads are awake, and two pools on the same cores wait for each other.
-    with threadpoolctl.threadpool_limits(1, user_api="blas"):
-        change = scipy.linalg.cho_solve(scipy.linalg.cho_factor(among_kept, overwrite_a=True), wanted)
+    change = solve_ridge(among_kept, wanted, ridge=ridge, mean_square=statistics.mean_square[kept])
     offset = statistics.mean[~kept] @ target[~kept] - statistics.mean[kept] @ change
     return target[kept] + change, offset if intercept else np.zeros_like(offset)

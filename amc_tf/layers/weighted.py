@@ -150,9 +150,8 @@ class DenseRule(LayerRule):
 
     def reading(self, call: Call, inputs: Sequence[Any], weights: Mapping[str, Any]) -> Reading:
         """Every position the layer is applied to, in one row."""
-        channels = call.input_shapes[0][-1]
         positions = math.prod(call.input_shapes[0][:-1])
-        return Reading(tf.reshape(inputs[0], (-1, 1, positions, channels)))
+        return Reading(tf.reshape(inputs[0], (-1, 1, positions, weights["kernel"].shape[0])))
 
     def slim_config(self, config: dict[str, Any], num_outputs: Sequence[int]) -> dict[str, Any]:
         """Sets the number of units."""

@@ -1,0 +1,171 @@
+import keras
+import numpy as np
+import pytest
+
+from amc_tf import sequential
+from amc_tf.calibration import calibrate
+from amc_tf.errors import SettingsError
+from amc_tf.network import NetworkFunction
+from amc_tf.plan import PruningPlan, widths_to_plan
+from amc_tf.reconstruct import Reconstructor
+from amc_tf.sequential import SequentialReconstructor
+from tests.harness import random_plan, randomize
+from tests.networks import classifier
+
+TINY = 1e-6
+ALL_POSITIONS = 64  # of an image of 8x8 pixels
+
+
+def random_images(count=60):
+    return np.random.default_rng(0).normal(0, 1, (count, 8, 8, 3)).astype(np.float32)
+
+
+def residual_network(*, num_blocks=2, swapped=False):
+    """Residual blocks with batch normalisation; the shortcut comes first in the sum, or last."""
+
+    def body(hidden):
+        for block in range(num_blocks):
+            shortcut = hidden
+            hidden = keras.layers.Conv2D(8, 3, padding="same", name=f"inner{block}")(hidden)
+            hidden = keras.layers.ReLU()(hidden)
+            hidden = keras.layers.Conv2D(8, 3, padding="same", use_bias=False, name=f"outer{block}")(hidden)
+            hidden = keras.layers.BatchNormalization(name=f"norm{block}")(hidden)
+            terms = [shortcut, hidden] if swapped else [hidden, shortcut]
+            hidden = keras.layers.ReLU(name=f"out{block}")(keras.layers.Add()(terms))
+        return hidden
+
+    return randomize(classifier(keras, body))
+
+
+def stream(network, weights, images):
+    """What the last residual sum puts out."""
+    found = []
+    last_sum = next(
+        call for call in reversed(network.graph.trace.calls) if type(call.layer).__name__ == "Add"
+    )
+
+    def observe(call, inputs):
+        if call.inputs == last_sum.outputs:
+            found.append(np.asarray(inputs[0]))
+
+    network.run(images, weights, observer=observe)
+    return found[0]
+
+
+def rms(network, weights):
+    """Root mean square of the error of the last sum on images that were not fitted to."""
+    images = random_images(300)[200:]
+    difference = stream(network, weights, images) - stream(network, network.weights, images)
+    return float(np.sqrt(np.mean(np.square(difference))))
+
+
+def pruned_inside(network):
+    """A plan that leaves two channels inside of each block and the residual stream whole."""
+    widths = [8 if group.name == "first" else 2 for group in network.graph.groups]
+    assert sorted(widths)[-1] == 8
+    return widths_to_plan(network.graph, widths)
+
+
+def first_group_plan(network, num_kept):
+    group = network.graph.groups[0]
+    return PruningPlan({group.name: tuple(range(num_kept))}, {group.name: group.num_channels})
+
+
+def test_network_that_loses_nothing_keeps_its_weights():
+    network = NetworkFunction(residual_network())
+
+    weights = SequentialReconstructor(network, random_images())(PruningPlan({}, {}))
+
+    for path, arrays in network.weights.items():
+        for name, array in arrays.items():
+            np.testing.assert_allclose(weights[path][name], array, atol=2e-5)
+
+
+def test_first_pruned_reader_gets_what_moments_of_the_original_give():
+    def body(hidden):
+        hidden = keras.layers.ReLU()(hidden)
+        return keras.layers.Conv2D(5, 3, padding="same", name="read")(hidden)
+
+    network, images = NetworkFunction(randomize(classifier(keras, body))), random_images()
+    plan = first_group_plan(network, 4)
+    expected = Reconstructor(network, calibrate(network, images, points_per_image=64), ridge=TINY)(plan)
+
+    found = SequentialReconstructor(network, images, points_per_image=ALL_POSITIONS, ridge=TINY)(plan)
+
+    np.testing.assert_allclose(found["read"]["kernel"], expected["read"]["kernel"], atol=1e-3)
+    np.testing.assert_allclose(found["read"]["bias"], expected["read"]["bias"], atol=1e-3)
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_residual_network_comes_nearer_than_with_moments_of_the_original(swapped):
+    network, images = NetworkFunction(residual_network(num_blocks=6, swapped=swapped)), random_images(200)
+    plan = pruned_inside(network)
+    moments = Reconstructor(network, calibrate(network, images, points_per_image=64), ridge=1e-3)(plan)
+
+    found = SequentialReconstructor(network, images, points_per_image=ALL_POSITIONS, ridge=1e-3)(plan)
+
+    assert rms(network, found) < 0.85 * rms(network, moments)
+
+
+def test_residual_branch_makes_up_for_what_its_shortcut_lost(monkeypatch):
+    network, images = NetworkFunction(residual_network(num_blocks=6)), random_images(200)
+    together = SequentialReconstructor(network, images)(pruned_inside(network))
+    monkeypatch.setattr(sequential._Walk, "shortfall", lambda *arguments: None)
+
+    apart = SequentialReconstructor(network, images)(pruned_inside(network))
+
+    assert rms(network, together) < 0.95 * rms(network, apart)
+
+
+def test_same_seed_gives_the_same_weights_and_positions_depend_on_it():
+    network, images = NetworkFunction(residual_network(num_blocks=1)), random_images(20)
+    plan = random_plan(network.graph)
+    first, again, other = (
+        SequentialReconstructor(network, images, points_per_image=4, seed=seed)(plan) for seed in (0, 0, 1)
+    )
+
+    np.testing.assert_array_equal(first["outer0"]["kernel"], again["outer0"]["kernel"])
+    assert np.abs(first["outer0"]["kernel"] - other["outer0"]["kernel"]).max() > 1e-3
+
+
+def test_batches_of_any_size_give_the_same_weights():
+    network, images = NetworkFunction(residual_network(num_blocks=1)), random_images(20)
+    plan = random_plan(network.graph)
+    one, many = (
+        SequentialReconstructor(network, images, points_per_image=ALL_POSITIONS, batch_size=size)(plan)
+        for size in (20, 7)
+    )
+
+    for path, arrays in one.items():
+        for name, array in arrays.items():
+            np.testing.assert_allclose(many[path][name], array, atol=1e-4)
+
+
+def test_shared_layer_keeps_its_cut_kernel():
+    shared = keras.layers.Conv2D(6, 3, padding="same", name="shared")
+
+    def body(hidden):
+        return keras.layers.Add()([shared(hidden), shared(keras.layers.ReLU()(hidden))])
+
+    network = NetworkFunction(randomize(classifier(keras, body)))
+    plan = random_plan(network.graph)
+
+    weights = SequentialReconstructor(network, random_images(10))(plan)
+
+    np.testing.assert_array_equal(weights["shared"]["kernel"], network.slice(plan)["shared"]["kernel"])
+
+
+def test_images_are_as_many_as_keep_feature_maps_in_memory(monkeypatch):
+    network = NetworkFunction(residual_network(num_blocks=1))
+    monkeypatch.setattr(sequential, "_MAX_TENSOR_BYTES", 5 * 8 * 8 * 8 * 4)
+
+    few = SequentialReconstructor(network, random_images(20))(random_plan(network.graph))
+    five = SequentialReconstructor(network, random_images(20)[:5])(random_plan(network.graph))
+
+    np.testing.assert_array_equal(few["outer0"]["kernel"], five["outer0"]["kernel"])
+
+
+def test_ridge_of_zero_is_refused():
+    network = NetworkFunction(residual_network(num_blocks=1))
+    with pytest.raises(SettingsError, match="ridge=0 was given: it must be above 0"):
+        SequentialReconstructor(network, random_images(5), ridge=0)
