@@ -17,7 +17,7 @@ import keras
 from amc_tf.data import load_data
 from amc_tf.evaluate import accuracy
 from amc_tf.models.mobilenet import demo_mobilenet
-from benchmarks.training import INPUT_RANGE, Recipe, train
+from benchmarks.training import Recipe, train
 
 RECIPE = Recipe(epochs=20, warmup_epochs=2, batch_size=32, learning_rate=0.05, norm_momentum=0.9)
 logger = logging.getLogger("benchmarks.train_demo")
@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
     training, validation = load_data("digits", model.input_shape[1:], seed=arguments.seed)
     train(model, training, recipe=RECIPE, seed=arguments.seed,
           on_epoch=lambda epoch, loss: logger.info("epoch %d: loss %.4f", epoch, loss))  # fmt: skip
-    score = accuracy(model.predict_on_batch, validation, input_range=INPUT_RANGE)
+    score = accuracy(model.predict_on_batch, validation, input_range=RECIPE.input_range)
     logger.info("validation top-1 %.4f of %d images", score.top1, len(validation))
     model.save(arguments.out)
     return 0

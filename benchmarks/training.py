@@ -6,7 +6,7 @@ The networks that the demo and the CIFAR benchmark compress were made with it.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import keras
 import numpy as np
@@ -15,7 +15,6 @@ import tensorflow as tf
 from amc_tf.augment import augmentation
 from amc_tf.data import ImageData, to_input_range
 
-INPUT_RANGE = "-1..1"
 MOMENTUM = 0.9
 
 OnEpoch = Callable[[int, float], None]
@@ -33,6 +32,7 @@ class Recipe:
         weight_decay: As of an L2 term on the convolution kernels, depthwise ones excepted.
         norm_momentum: Momentum of the batch-norm statistics while training.
         augment: A name that `amc_tf.augment.augmentation` knows.
+        input_range: How images are scaled, one of `amc_tf.data.INPUT_RANGES`.
     """
 
     epochs: int
@@ -42,6 +42,7 @@ class Recipe:
     weight_decay: float = 5e-4
     norm_momentum: float = 0.99
     augment: str = "auto"
+    input_range: str = "-1..1"
 
 
 class FusedBatchNormalization(keras.layers.BatchNormalization):
@@ -71,11 +72,11 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
 
 
 class Batches(keras.utils.PyDataset):
-    """Shuffled, augmented batches in -1..1.
+    """Shuffled, augmented batches.
 
     Args:
         data: Training images, uint8.
-        recipe: Names the batch size and the augmentation.
+        recipe: Names the batch size, the augmentation and the input range.
         seed: Decides the order and the augmentation.
     """
 
@@ -83,6 +84,7 @@ class Batches(keras.utils.PyDataset):
         super().__init__()
         self._data = data
         self._batch_size = recipe.batch_size
+        self._input_range = recipe.input_range
         self._augment = augmentation(recipe.augment, data)
         self._rng = np.random.default_rng(seed)
         self.on_epoch_end()
@@ -95,14 +97,22 @@ class Batches(keras.utils.PyDataset):
         images = self._data.images[chosen]
         if self._augment is not None:
             images = self._augment(images, self._rng)
-        return to_input_range(images, INPUT_RANGE), self._data.labels[chosen]
+        return to_input_range(images, self._input_range), self._data.labels[chosen]
 
     def on_epoch_end(self) -> None:
         """Draws the order of the next epoch."""
         self._order = self._rng.permutation(len(self._data))
 
 
-def train(model: keras.Model, data: ImageData, *, recipe: Recipe, seed: int, on_epoch: OnEpoch) -> None:
+def train(
+    model: keras.Model,
+    data: ImageData,
+    *,
+    recipe: Recipe,
+    seed: int,
+    on_epoch: OnEpoch,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+) -> None:
     """Trains a model in place, without choosing among its epochs.
 
     Args:
@@ -112,6 +122,7 @@ def train(model: keras.Model, data: ImageData, *, recipe: Recipe, seed: int, on_
         seed: Decides the order of the images and their augmentation.
         on_epoch: Called after each epoch with its number from 1 and the training loss; the model then holds
             the weights of that epoch.
+        callbacks: More of them; their model is the copy that is trained, whose layers have the same names.
     """
     twin = _training_twin(model, recipe.norm_momentum)
     batches = Batches(data, recipe, seed=seed)
@@ -127,7 +138,7 @@ def train(model: keras.Model, data: ImageData, *, recipe: Recipe, seed: int, on_
         on_epoch(epoch + 1, logs["loss"])
 
     report = keras.callbacks.LambdaCallback(on_epoch_end=hand_over)
-    twin.fit(batches, epochs=recipe.epochs, verbose=0, callbacks=[report], shuffle=False)
+    twin.fit(batches, epochs=recipe.epochs, verbose=0, callbacks=[report, *callbacks], shuffle=False)
 
 
 def _training_twin(model: keras.Model, norm_momentum: float) -> keras.Model:
