@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -14,6 +16,7 @@ import tensorflow as tf
 from amc_tf.clone import clone_with, copy_weights, functional_of, is_tf_keras, iterate_layers
 from amc_tf.errors import ModelError
 
+_LEGACY_KERAS = "TF_USE_LEGACY_KERAS"
 # Options that only one side has, at the value that the other side takes for granted.
 _NEUTRAL = {"data_format": "channels_last", "rms_scaling": False, "rng_type": "stateful"}
 _RENAMED = {"LeakyReLU": {"negative_slope": "alpha", "alpha": "negative_slope"}}
@@ -61,6 +64,24 @@ def to_keras3(model: Any) -> Any:
         ModelError: if it is no such model, or Keras 3 has no layer like one of its layers.
     """
     return _rebuild(model, keras) if is_tf_keras(model) else _copy(model)
+
+
+@contextlib.contextmanager
+def keeping_keras3() -> Iterator[None]:
+    """Lets the import of tensorflow-model-optimization leave the process as it was otherwise.
+
+    It sets a variable that makes `tf.keras` Keras 2 for all that use it for the first time after it, in this
+    process and in those that it starts.
+    """
+    before = os.environ.get(_LEGACY_KERAS)
+    vars(tf)["keras"].__name__  # noqa: B018, the first use of this lazy module settles what it is
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop(_LEGACY_KERAS, None)
+        else:
+            os.environ[_LEGACY_KERAS] = before
 
 
 def hard_silu(x: Any) -> Any:
