@@ -34,6 +34,7 @@ def add_settings(parser: argparse.ArgumentParser, *, out: str | None = None) -> 
         help="search and fine-tune N times, each time within a smaller budget; --episodes and "
         "--finetune-epochs are those of each stage (default: %(default)s)",
     )
+    options.add_quantization(parser)
     options.add_run_folder(parser, out=out)
 
 
@@ -56,6 +57,9 @@ def run(args: argparse.Namespace) -> int:
     print(result_table(result.summary))
     if result.summary["plan_found_by"] == "uniform":
         print("\nThe uniform plan was the best: the search found none that is better on its images.")
+    if "int8_qat" in result.summary:
+        how = "in" if result.summary["int8_written"] == "int8_qat" else "after"
+        print(f"\nmodel_int8.tflite is the network that was quantised {how} training.")
     if has_predictions(result.summary):
         print(
             "\nPredicted latencies were not timed. To time them where a phone is: amc-tf bundle make, "
@@ -76,6 +80,7 @@ def compression_options(args: argparse.Namespace) -> dict[str, Any]:
         "finetuning": options.finetune_settings(args),
         "finetune_uniform": args.finetune_uniform,
         "stages": args.stages,
+        "quantization": options.qat_settings(args),
         "input_range": args.input_range,
         "out": args.out,
         "resume": args.resume,

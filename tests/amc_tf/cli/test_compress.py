@@ -53,6 +53,17 @@ def test_a_report_takes_measured_latencies_from_a_table(amc, runs, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_run_trains_for_int8_and_says_which_network_it_wrote(amc, tmp_path):
+    words = [*COMPRESS, "--finetune-epochs=0", "--episodes=4", "--warmup-episodes=2", "--qat-epochs=1"]
+    outcome = amc(*words, "--out", tmp_path / "x", "--quiet")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert "\nFound plan, int8, trained " in outcome.out
+    written = json.loads((tmp_path / "x" / "summary.json").read_text())["int8_written"]
+    how = {"int8": "after", "int8_qat": "in"}[written]
+    assert f"\nmodel_int8.tflite is the network that was quantised {how} training.\n" in outcome.out
+
+
+@pytest.mark.slow
 def test_a_run_by_table_alone_says_that_its_latencies_are_predicted(amc, tmp_path):
     make_table(make_classifier(keras)).save(tmp_path / "phone.json")
     timed = [f"--meter=table:{tmp_path / 'phone.json'}", "--budget=latency=0.7", "--finetune-epochs=0"]
