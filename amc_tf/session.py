@@ -28,12 +28,15 @@ from amc_tf.evaluate import accuracy, check_not_chance
 from amc_tf.graph import ChannelGraph
 from amc_tf.latency_model import LatencyPredictor, probe_widths
 from amc_tf.network import NetworkFunction
+from amc_tf.plan import PruningPlan
 from amc_tf.reward import needs_latency
 from amc_tf.run_folder import RunFolder
 from amc_tf.score import Candidates, LearningPredictor, Objective, Score, Scorer, Timing
 from amc_tf.search import EpisodeCallback, Search, SearchResult
+from amc_tf.sequential import SequentialReconstructor
 from amc_tf.settings import SearchSettings
 from amc_tf.table_predictor import TablePredictor
+from amc_tf.weights import Weights
 
 # Bounds hold a prediction; aiming this much lower leaves most networks within the limit when timed.
 LATENCY_MARGIN = 0.03
@@ -160,12 +163,29 @@ class PruningSession:
             return uniform, "uniform"
         return best, "agent"
 
+    def recover(self, plan: PruningPlan) -> Weights:
+        """Returns the weights of a plan that was chosen, after a longer recovery than candidates get.
+
+        Re-fitting in network order (see `amc_tf.sequential`) is better than what candidates get for some
+        networks and worse for others: the more accurate weights on the search images are returned.
+        """
+        quick = self.builder.weights(plan)
+        if not self.settings.reconstruct:
+            return quick
+        images = to_input_range(self.split.calibration.images, self._input_range)
+        thorough = SequentialReconstructor(self.network, images, seed=self.settings.seed)(plan)
+        return max((thorough, quick), key=self._search_top1)
+
+    def _search_top1(self, weights: Weights) -> float:
+        predict = self.network.predictor(weights)
+        return accuracy(predict, self.split.search, input_range=self._input_range).top1
+
     def _check_data(self, num_outputs: int) -> None:
         """Checks that all data fits the model and that the model is right on it more often than by chance."""
         for part in (self.split.train, self.split.calibration, self.split.search, self.split.test):
             check_data_fits(self.network.input_shape, num_outputs, part)
-        search, predict = self.split.search, self.network.predictor(self.network.weights)
-        self.baseline_top1 = accuracy(predict, search, input_range=self._input_range).top1
+        search = self.split.search
+        self.baseline_top1 = self._search_top1(self.network.weights)
         check_not_chance(
             self.baseline_top1, num_outputs, num_images=len(search), input_range=self._input_range
         )

@@ -305,9 +305,9 @@ def _search(task: CompressionTask, session: PruningSession, folder: RunFolder | 
 
 
 def build(session: PruningSession, model: Any, score: Score) -> tuple[Any, PruningPlan]:
-    """Builds the slim network of a score, with the weights that it was scored with, and its plan."""
+    """Builds the slim network of a score, recovered as well as can be without training, and its plan."""
     plan = session.builder.plan(score.widths)
-    return rebuild(model, plan, session.builder.weights(plan)), plan
+    return rebuild(model, plan, session.recover(plan)), plan
 
 
 def _check_folder(folder: RunFolder, num_stages: int) -> None:
