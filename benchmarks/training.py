@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from amc_tf.augment import augmentation
 from amc_tf.data import ImageData, to_input_range
@@ -43,32 +42,6 @@ class Recipe:
     norm_momentum: float = 0.99
     augment: str = "auto"
     input_range: str = "-1..1"
-
-
-class FusedBatchNormalization(keras.layers.BatchNormalization):
-    """Batch normalization whose training step is TensorFlow's fused operator: half the step time on a CPU.
-
-    Used only while training; its weights are those of the layer it stands for.
-    """
-
-    def call(
-        self, inputs: tf.Tensor, training: bool | None = None, mask: tf.Tensor | None = None
-    ) -> tf.Tensor:
-        """Normalizes by the batch and updates the moving statistics, or by these outside training."""
-        if not training:
-            return super().call(inputs, training=False, mask=mask)
-        outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
-            x=inputs,
-            scale=tf.convert_to_tensor(self.gamma),
-            offset=tf.convert_to_tensor(self.beta),
-            mean=tf.zeros((0,)),
-            variance=tf.zeros((0,)),
-            epsilon=self.epsilon,
-            is_training=True,
-        )
-        for moving, value in ((self.moving_mean, mean), (self.moving_variance, variance)):
-            moving.assign(self.momentum * moving + (1.0 - self.momentum) * value)
-        return outputs
 
 
 class Batches(keras.utils.PyDataset):
@@ -129,8 +102,8 @@ def train(
     twin.compile(
         _optimizer(twin, recipe, len(batches)),
         keras.losses.SparseCategoricalCrossentropy(),
-        # XLA takes five times as long for these convolutions on a CPU.
-        jit_compile=False,
+        # XLA takes five times as long for these convolutions on a CPU; JAX has nothing else.
+        jit_compile=keras.backend.backend() == "jax",
     )
 
     def hand_over(epoch: int, logs: dict[str, float]) -> None:
@@ -142,11 +115,12 @@ def train(
 
 
 def _training_twin(model: keras.Model, norm_momentum: float) -> keras.Model:
-    """Copies a model with the fused batch normalization in it; the weights keep their order."""
+    """Copies a model with batch normalization that trains fast; the weights keep their order."""
+    norm_class = _fast_norm()
 
     def clone(layer: keras.layers.Layer) -> keras.layers.Layer:
         if isinstance(layer, keras.layers.BatchNormalization):
-            return FusedBatchNormalization.from_config({**layer.get_config(), "momentum": norm_momentum})
+            return norm_class.from_config({**layer.get_config(), "momentum": norm_momentum})
         return type(layer).from_config(layer.get_config())
 
     twin = keras.models.clone_model(model, clone_function=clone)
@@ -154,12 +128,21 @@ def _training_twin(model: keras.Model, norm_momentum: float) -> keras.Model:
     return twin
 
 
+def _fast_norm() -> type[keras.layers.BatchNormalization]:
+    if keras.backend.backend() != "tensorflow":
+        return keras.layers.BatchNormalization
+    from benchmarks.fused_norm import FusedBatchNormalization
+
+    return FusedBatchNormalization
+
+
 def _optimizer(model: keras.Model, recipe: Recipe, steps_per_epoch: int) -> keras.optimizers.Optimizer:
+    num_warmup_steps = recipe.warmup_epochs * steps_per_epoch
     schedule = keras.optimizers.schedules.CosineDecay(
-        0.0,
-        (recipe.epochs - recipe.warmup_epochs) * steps_per_epoch,
-        warmup_target=recipe.learning_rate,
-        warmup_steps=recipe.warmup_epochs * steps_per_epoch,
+        0.0 if num_warmup_steps else recipe.learning_rate,
+        recipe.epochs * steps_per_epoch - num_warmup_steps,
+        warmup_target=recipe.learning_rate if num_warmup_steps else None,
+        warmup_steps=num_warmup_steps,
     )
     # Keras decays weights outside the momentum, which makes it 1 - momentum times weaker than an L2 term.
     decay = recipe.weight_decay / (1.0 - MOMENTUM)

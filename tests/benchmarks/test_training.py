@@ -4,7 +4,8 @@ import keras
 import numpy as np
 
 from amc_tf.data import ImageData
-from benchmarks.training import FusedBatchNormalization, Recipe, train
+from benchmarks.fused_norm import FusedBatchNormalization
+from benchmarks.training import Recipe, train
 
 
 def test_fused_batch_norm_equals_the_keras_layer() -> None:
