@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             round_to=given.round_to,
             num_search_images=given.search_images,
             num_calibration_images=given.calibration_images,
-            num_batch_norm_images=min(given.calibration_images, 500),
+            num_batch_norm_images=given.batch_norm_images,
         )
         split = split_data(
             train,
@@ -156,10 +156,11 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--input-range", default="imagenet")
     parser.add_argument("--budget", default="macs=0.5")
     parser.add_argument("--round-to", type=int, default=1)
-    parser.add_argument("--episodes", type=int, default=300)
+    parser.add_argument("--episodes", type=int, default=200)
     parser.add_argument("--finalists", type=int, default=8)
     parser.add_argument("--search-images", type=int, default=1000)
     parser.add_argument("--calibration-images", type=int, default=1000)
+    parser.add_argument("--batch-norm-images", type=int, default=200)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--out", type=Path, required=True)
     return parser.parse_args(arguments)
