@@ -8,7 +8,7 @@ import keras
 
 from amc_tf.errors import ModelError
 
-_FILES = {"demo": "demo_mobilenet.keras"}
+_FILES = {"demo": "demo_mobilenet.keras", "plain20": "plain20.keras"}
 
 
 def list_zoo() -> tuple[str, ...]:
@@ -21,7 +21,8 @@ def load_zoo_model(name: str) -> keras.Model:
 
     Args:
         name: One of `list_zoo()`. `demo` is a MobileNet-V1 of eight blocks for handwritten digits: images of
-            64x64x3 in -1..1, data `digits`.
+            64x64x3 in -1..1, data `digits`. `plain20` is Plain-20 of the AMC paper: images of 32x32x3 in the input
+            range `imagenet`, data `cifar10`, 90.6 % top-1 on its test images.
 
     Returns:
         The model, not compiled.

@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from amc_tf.errors import BudgetError, DataError, SettingsError
 from amc_tf.reward import find_reward, needs_latency
-from amc_tf.settings import LATENCY_PRECISIONS, FinetuneSettings, SearchSettings, quantization_settings
+from amc_tf.settings import (
+    LATENCY_PRECISIONS,
+    MIN_KEEP_RATIO_DENSE,
+    FinetuneSettings,
+    SearchSettings,
+    quantization_settings,
+)
 
 if TYPE_CHECKING:
     from amc_tf.budget import Budget
@@ -21,6 +27,14 @@ _SEED = ("seed", "--seed", "seed of every random draw")
 _WIDTHS = (
     ("round_to", "--round-to", "widths are multiples of this"),
     ("min_keep_ratio", "--min-keep-ratio", "smallest part of a layer's channels that stays"),
+)
+_SEARCHING = (
+    ("episodes", "--episodes", "episodes of the search"),
+    _SEED,
+    ("reward", "--reward", "error, macs, parameters, latency or soft_latency"),
+    ("num_search_images", "--search-images", "images behind the accuracy in the reward"),
+    ("checkpoint_every", "--checkpoint-every", "episodes between two checkpoints"),
+    ("max_dropped_in_a_row", "--max-dropped", "stop after so many networks in a row that could not be timed"),
 )
 BUDGET_HELP = (
     "macs, params, bytes or latency; a ratio of the original (latency=0.5) or absolute (macs=285M, "
@@ -51,7 +65,9 @@ def add_action(actions: Any, name: str, summary: str) -> argparse.ArgumentParser
 
 def add_model(parser: argparse.ArgumentParser) -> None:
     """Adds the model."""
-    parser.add_argument("model", metavar="MODEL", help="a .keras or .h5 file, or `demo`, the shipped network")
+    parser.add_argument(
+        "model", metavar="MODEL", help="a .keras or .h5 file, or a shipped network: `demo` or `plain20`"
+    )
 
 
 def add_data(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
@@ -89,18 +105,23 @@ def add_threads(parser: argparse.ArgumentParser) -> None:
 
 def add_recovery(parser: argparse.ArgumentParser) -> None:
     """Adds what makes up for removed channels without training."""
-    for option, name, what in (
-        ("--reconstruct", "reconstruct", "re-fit the kept weights by least squares"),
-        ("--batch-norm", "reestimate_batch_norm", "measure the batch-norm statistics again"),
-    ):
-        parser.add_argument(
-            option,
-            dest=name,
-            action=argparse.BooleanOptionalAction,
-            default=getattr(SEARCH, name),
-            help=f"{what} (default: yes)",
-        )
+    _add_switch(parser, "--reconstruct", "reconstruct", "re-fit the kept weights by least squares")
+    _add_batch_norm(parser)
     _add_settings(parser, SEARCH, [("num_calibration_images", "--calibration-images", "images for both")])
+
+
+def _add_batch_norm(parser: argparse.ArgumentParser) -> None:
+    _add_switch(parser, "--batch-norm", "reestimate_batch_norm", "measure the batch-norm statistics again")
+
+
+def _add_switch(parser: argparse.ArgumentParser, option: str, name: str, what: str) -> None:
+    parser.add_argument(
+        option,
+        dest=name,
+        action=argparse.BooleanOptionalAction,
+        default=getattr(SEARCH, name),
+        help=f"{what} (default: yes)",
+    )
 
 
 def add_budget(parser: argparse.ArgumentParser, *, budget: str | None = None) -> None:
@@ -112,32 +133,42 @@ def add_budget(parser: argparse.ArgumentParser, *, budget: str | None = None) ->
 
 def add_search(parser: argparse.ArgumentParser) -> None:
     """Adds the settings of a search; the budget is added apart."""
+    _add_warmup(parser)
+    importance = ("importance", "--importance", "what decides which channels stay")
+    _add_settings(parser, SEARCH, [*_SEARCHING, importance, *_WIDTHS])
+    add_int8(parser)
+    add_recovery(parser)
+
+
+def add_sparse_search(parser: argparse.ArgumentParser) -> None:
+    """Adds the settings of a search for a sparsity plan."""
+    _add_warmup(parser)
+    _add_settings(
+        parser,
+        SEARCH,
+        [
+            *_SEARCHING,
+            ("min_keep_ratio", "--min-keep-ratio", "smallest part of a convolution's weights that stays"),
+        ],
+    )
+    parser.add_argument(
+        "--min-keep-ratio-dense",
+        type=float,
+        default=MIN_KEEP_RATIO_DENSE,
+        metavar="X",
+        help="smallest part of a Dense layer's weights that stays (default: %(default)s)",
+    )
+    _add_batch_norm(parser)
+    _add_settings(parser, SEARCH, [("num_calibration_images", "--calibration-images", "images for that")])
+
+
+def _add_warmup(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--warmup-episodes",
         type=int,
         metavar="N",
         help=f"episodes of random actions (default: {SEARCH.warmup_episodes}, at most a quarter of all)",
     )
-    _add_settings(
-        parser,
-        SEARCH,
-        [
-            ("episodes", "--episodes", "episodes of the search"),
-            _SEED,
-            ("reward", "--reward", "error, macs, parameters, latency or soft_latency"),
-            ("importance", "--importance", "what decides which channels stay"),
-            *_WIDTHS,
-            ("num_search_images", "--search-images", "images behind the accuracy in the reward"),
-            ("checkpoint_every", "--checkpoint-every", "episodes between two checkpoints"),
-            (
-                "max_dropped_in_a_row",
-                "--max-dropped",
-                "stop after so many networks in a row that could not be timed",
-            ),
-        ],
-    )
-    add_int8(parser)
-    add_recovery(parser)
 
 
 def add_int8(parser: argparse.ArgumentParser) -> None:
