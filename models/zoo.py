@@ -21,8 +21,8 @@ def load_zoo_model(name: str) -> keras.Model:
 
     Args:
         name: One of `list_zoo()`. `demo` is a MobileNet-V1 of eight blocks for handwritten digits: images of
-            64x64x3 in -1..1, data `digits`. `plain20` is Plain-20 of the AMC paper: images of 32x32x3 in the input
-            range `imagenet`, data `cifar10`, 90.6 % top-1 on its test images.
+            64x64x3 in -1..1, data `digits`. `plain20` is the Plain-20 of the AMC paper: images of 32x32x3 in
+            the input range `imagenet`, data `cifar10`, 90.6 % top-1 on its test images.
 
     Returns:
         The model, not compiled.
