@@ -65,7 +65,7 @@ def test_a_model_of_two_inputs_is_refused():
     ("source", "words"),
     [
         ("nothing", "There is no network 'nothing'; give a .keras or .h5 file, or one of: demo, plain20."),
-        ("nothing.keras", "There is no file nothing.keras; give a .keras or .h5 file, or one of: demo, plain20."),
+        ("nothing.keras", "There is no file nothing.keras; give a .keras or .h5 file, or one of: demo, "),
         ("folder/nothing.h5", "There is no file folder/nothing.h5"),
     ],
 )
