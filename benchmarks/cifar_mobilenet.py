@@ -1,6 +1,6 @@
 """CIFAR-10: half the latency of a trained MobileNet, fine-tuned, beside uniform with the same fine-tuning.
 
-The network comes from `benchmarks.train_cifar_mobilenet`:
+The network comes from `benchmarks.train_cifar`:
 
     python -m benchmarks.cifar_mobilenet --data-dir DATA --model runs/cifar_mobilenet.keras --out runs/cifar
 """

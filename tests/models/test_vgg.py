@@ -25,7 +25,12 @@ def test_every_convolution_can_be_pruned_at_the_published_cost(batch_norm):
     assert [group.num_channels for group in graph.groups] == [*sum(BLOCKS, ()), 512]
 
 
-@pytest.mark.parametrize(("argument", "value"), [("num_classes", 1), ("dropout", 1.0)])
+def test_width_multiplier_scales_every_layer():
+    graph = ChannelGraph.from_model(cifar_vgg16(alpha=0.25))
+    assert [group.num_channels for group in graph.groups] == [width // 4 for width in [*sum(BLOCKS, ()), 512]]
+
+
+@pytest.mark.parametrize(("argument", "value"), [("num_classes", 1), ("dropout", 1.0), ("alpha", 0.01)])
 def test_arguments_out_of_range_are_named(argument, value):
     with pytest.raises(ModelError, match=f"{argument} is {value}"):
         cifar_vgg16(**{argument: value})

@@ -1,6 +1,7 @@
-"""Trains the CIFAR-10 MobileNet that the CIFAR benchmark compresses.
+"""Trains the CIFAR-10 networks that the benchmarks compress, where no published weights are at hand.
 
-    python -m benchmarks.train_cifar_mobilenet --data-dir DIR --out runs/cifar_mobilenet.keras
+    python -m benchmarks.train_cifar mobilenet --data-dir DIR --out runs/cifar_mobilenet.keras
+    python -m benchmarks.train_cifar vgg16_bn --alpha 0.5 --data-dir DIR --out runs/vgg16.keras
 
 The test images are only looked at for the log. The file holds a plain Keras model without optimizer state.
 """
@@ -18,10 +19,13 @@ from amc_tf.data import ImageData
 from amc_tf.errors import AmcError
 from amc_tf.evaluate import accuracy
 from amc_tf.models.mobilenet import cifar_mobilenet
+from amc_tf.models.vgg import cifar_vgg16
 from benchmarks.shared_data import data_dir, load_cifar10
-from benchmarks.training import INPUT_RANGE, Recipe, train
+from benchmarks.training import Recipe, train
 
-logger = logging.getLogger("benchmarks.train_cifar_mobilenet")
+logger = logging.getLogger("benchmarks.train_cifar")
+_INPUT_RANGE = "-1..1"
+_NETWORKS = {"mobilenet": cifar_mobilenet, "vgg16_bn": cifar_vgg16}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -38,13 +42,14 @@ def main(argv: list[str] | None = None) -> int:
 
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     keras.utils.set_random_seed(arguments.seed)
-    model = cifar_mobilenet(alpha=arguments.alpha)
+    model = _NETWORKS[arguments.network](alpha=arguments.alpha)
     recipe = Recipe(
         epochs=arguments.epochs,
         warmup_epochs=arguments.warmup_epochs,
         batch_size=arguments.batch_size,
         learning_rate=arguments.learning_rate,
         augment="crop_flip",
+        input_range=_INPUT_RANGE,
     )
 
     def save_and_log(epoch: int, loss: float) -> None:
@@ -58,11 +63,12 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _top1(model: keras.Model, data: ImageData) -> float:
-    return accuracy(model.predict_on_batch, data, input_range=INPUT_RANGE, batch_size=500).top1
+    return accuracy(model.predict_on_batch, data, input_range=_INPUT_RANGE, batch_size=500).top1
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("network", choices=_NETWORKS)
     parser.add_argument("--data-dir", help="folder that holds cifar10/ (default: $AMC_DATA_DIR)")
     parser.add_argument("--out", type=Path, required=True, help="the .keras file to write")
     parser.add_argument("--alpha", type=float, default=0.5, help="width multiplier")
