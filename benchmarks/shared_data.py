@@ -39,11 +39,11 @@ def data_dir(given: str | os.PathLike[str] | None = None) -> Path:
     return Path(name)
 
 
-def load_cifar10(folder: Path) -> tuple[ImageData, ImageData]:
-    """Reads CIFAR-10 in its canonical order.
+def load_cifar10(folder: Path | None = None) -> tuple[ImageData, ImageData]:
+    """Reads CIFAR-10 in its canonical order; ``--data benchmarks.shared_data:load_cifar10``.
 
     Args:
-        folder: the data folder, as returned by ``data_dir``.
+        folder: the data folder; None takes what ``data_dir`` returns.
 
     Returns:
         Training and test data: uint8 [50000 and 10000, 32, 32, 3].
@@ -51,6 +51,7 @@ def load_cifar10(folder: Path) -> tuple[ImageData, ImageData]:
     Raises:
         DataError: if a file is missing or the images do not match the labels.
     """
+    folder = folder or data_dir()
     return _load_cifar_split(folder / "cifar10", "train"), _load_cifar_split(folder / "cifar10", "test")
 
 
