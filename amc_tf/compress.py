@@ -19,7 +19,7 @@ from amc_tf.errors import MeasurementError, RunStoppedError
 from amc_tf.graph import count_cost
 from amc_tf.plan import PruningPlan
 from amc_tf.progress import Clock, Progress
-from amc_tf.quantize import most_accurate
+from amc_tf.quantize import check_quantizable, most_accurate
 from amc_tf.report import make_report
 from amc_tf.results import NetworkResult, ResultMeasurer
 from amc_tf.run_folder import RunFolder, write_keras_model
@@ -106,6 +106,8 @@ def compress(  # noqa: PLR0913, the façade: each argument is a choice of the us
         AmcError: one of its subclasses, with a sentence for the user; see `amc_tf.errors`.
     """
     check_num_stages(stages)
+    if quantization is not None and quantization.epochs:
+        check_quantizable(model)
     settings = settings or SearchSettings()
     split = _split(train, validation, settings)
     labels = {**_default_labels(model, budget, train=split.train, test=split.test), **(labels or {})}

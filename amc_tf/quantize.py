@@ -105,6 +105,19 @@ def quantize_aware(
     return QuantizedNetwork(finetuned, tflite)
 
 
+def check_quantizable(model: Any) -> None:
+    """Checks, before any long work, that `quantize_aware` can train a network or a pruned one like it.
+
+    Args:
+        model: as of `quantize_aware`.
+
+    Raises:
+        ModelError: if a layer has no int8 counterpart; the message names it.
+    """
+    scheme, _ = _make_scheme(_load_toolkit())
+    _check_layers(_flatten(to_tf_keras(model)), scheme)
+
+
 def most_accurate(networks: Mapping[str, bytes], data: ImageData, *, input_range: str) -> str:
     """Returns the name of the TFLite network that is right most often; of equal ones the first.
 
@@ -189,16 +202,16 @@ def _repeat(call: Call, inputs: list[Any], library: ModuleType) -> list[Any]:
 
 
 def _make_aware(flat: Any, scheme: Any, toolkit: Any) -> Any:
-    """Returns the network with rounding to int8 built in; batch normalisation is folded as in the converter.
+    """Returns the network with rounding to int8 built in, batch normalisation folded as in the converter."""
+    _check_layers(flat, scheme)
+    return toolkit.quantize_apply(toolkit.quantize_annotate_model(flat), scheme)
 
-    Raises:
-        ModelError: if a layer has no int8 counterpart.
-    """
+
+def _check_layers(flat: Any, scheme: Any) -> None:
     registry = scheme.get_quantize_registry()
     for layer in flat.layers:
         if not (type(layer).__name__ == "InputLayer" or registry.supports(layer) or _is_folded(layer)):
             raise _unsupported(layer.name.replace("__", "/"), layer, "it has no int8 counterpart")
-    return toolkit.quantize_apply(toolkit.quantize_annotate_model(flat), scheme)
 
 
 def _is_folded(layer: Any) -> bool:

@@ -128,6 +128,16 @@ def test_summary_describes_each_network(summary, name):
     assert 0 < latency["p5"] <= latency["median"] <= latency["p95"]
 
 
+def test_a_network_that_cannot_be_trained_for_int8_is_refused_before_the_search(tmp_path):
+    images = keras.Input((8, 8, 3))
+    hidden = keras.layers.BatchNormalization(name="alone")(images)
+    hidden = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(8, 3)(hidden))
+    model = keras.Model(images, keras.layers.Dense(NUM_CLASSES, activation="softmax")(hidden))
+    with pytest.raises(ModelError, match=r"'alone' \(BatchNormalization\) cannot be trained for int8"):
+        run(model, quantization=quantization_settings(1), out=tmp_path / "x")
+    assert not (tmp_path / "x").exists()
+
+
 @pytest.mark.slow
 def test_quantisation_aware_training_adds_a_network_and_the_better_one_is_written(model, tmp_path):
     listener = Listener()
