@@ -15,6 +15,7 @@ from amc_tf.compress import compress
 from amc_tf.errors import BudgetError, RunFolderError, SettingsError
 from amc_tf.front import FrontNetwork, collect_networks, front_axis
 from amc_tf.front_page import front_chart, render_front, standalone_svg
+from amc_tf.latency_facts import unit_of
 from amc_tf.progress import Progress
 from amc_tf.run_folder import RunFolder, write_atomically
 from amc_tf.settings import FinetuneSettings, SearchSettings
@@ -157,6 +158,7 @@ def _identity(summary: Mapping[str, Any]) -> dict[str, Any]:
         "meter": None if meter is None else meter["fingerprint"],
         "search setting": summary["settings"]["search"],
         "fine-tuning setting": summary["settings"]["finetune"],
+        "quantisation setting": summary["settings"].get("quantization"),
         "number of stages": len(summary["stages"]),
         "choice of fine-tuning uniform": "uniform_finetuned" in summary,
     }
@@ -164,13 +166,14 @@ def _identity(summary: Mapping[str, Any]) -> dict[str, Any]:
 
 def _asked_for(budget: Budget, labels: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
     """Returns what a finished run must agree with, as `_identity` tells it of that run."""
-    meter = options.get("meter")
+    meter, quantization = options.get("meter"), options.get("quantization")
     asked = {
         "budget": [budget.kind, budget.value],
         "meter": None if meter is None else meter.fingerprint(),
         "input_range": options.get("input_range", "-1..1"),
         "search setting": (options.get("settings") or SearchSettings()).to_json(),
         "fine-tuning setting": (options.get("finetuning") or FinetuneSettings()).to_json(),
+        "quantisation setting": quantization.to_json() if quantization and quantization.epochs else None,
         "number of stages": options.get("stages", 1),
         "choice of fine-tuning uniform": options.get("finetune_uniform", False),
         **{name: labels[name] for name in ("model", "data") if name in labels},
@@ -186,13 +189,16 @@ def _write(out: Path, result: SweepResult) -> None:
         "model": first["model"],
         "data": first["data"],
         "meter": None if first["meter"] is None else first["meter"]["name"],
+        "time_unit": unit_of(first["meter"]),
         "command": command if isinstance(command, str) else shlex.join(map(str, command)),
         "folders": {name: name for name in result.summaries},
     }
     document = {**{name: facts[name] for name in ("model", "data", "meter")}, **result.to_json()}
     contents = {
         "front.json": (json.dumps(document, indent=1) + "\n").encode(),
-        "front.svg": standalone_svg(front_chart(result.networks, width=_CHART_WIDTH)),
+        "front.svg": standalone_svg(
+            front_chart(result.networks, width=_CHART_WIDTH, time_unit=facts["time_unit"])
+        ),
         "front.html": render_front(result.networks, result.failures, facts).encode(),
     }
     for name, content in contents.items():
