@@ -179,8 +179,10 @@ def _choose(run: _Run, graph: ChannelGraph, top: int) -> list[_Choice]:
     if run.summary.get("channels"):
         uniform = tuple(group["uniform"] for group in run.summary["channels"])
         choices.append(_Choice(uniform, ["uniform"], _expected_ms(run, "uniform")))
+    precision = _search_precision(run)
     for number, score in _best(run.episodes, top):
-        choices.append(_Choice(score.widths, [f"episode {number}"], score.latency_ms, score=score))
+        choice = _Choice(score.widths, [f"episode {number}"], score.latency_ms, precision, score=score)
+        choices.append(choice)
     return _merge(choices)
 
 
@@ -215,6 +217,12 @@ def _merge(wanted: Iterable[_Choice]) -> list[_Choice]:
             first.score = first.score or choice.score
             first.expected_ms = choice.expected_ms if first.expected_ms is None else first.expected_ms
     return list(merged.values())
+
+
+def _search_precision(run: _Run) -> str:
+    """Returns the precision in which the episodes were timed."""
+    search = (run.summary.get("settings") or {}).get("search") or {}
+    return str(search.get("latency_precision", "float32"))
 
 
 def _expected_ms(run: _Run, key: str) -> float | None:

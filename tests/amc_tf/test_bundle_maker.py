@@ -164,6 +164,24 @@ def test_a_compression_gives_its_files_and_the_uniform_network_too(compression, 
     assert load_interpreter(bundle.read(int8_original)).get_input_details()[0]["dtype"] == np.int8
 
 
+def test_episodes_that_were_timed_as_int8_networks_are_packed_as_such(compression):
+    summary = json.loads((compression / "summary.json").read_text())
+    summary["settings"] = {"search": {"latency_precision": "int8"}}
+    (compression / "summary.json").write_text(json.dumps(summary))
+    bundle = make(compression, top=2)
+    assert list(facts(bundle)) == [
+        "original",
+        "found",
+        "original int8",
+        "found int8, episode 1",
+        "uniform",
+        "episode 4",
+    ]
+    episode = bundle.manifest.networks[-1]
+    assert load_interpreter(bundle.read(episode)).get_input_details()[0]["dtype"] == np.int8
+    assert episode.expected_ms == 0.5
+
+
 def test_the_same_run_gives_the_same_bytes(search, model):
     make(search, model=model, top=1)
     first = (search.parent / "bundle.zip").read_bytes()
