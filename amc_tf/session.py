@@ -166,15 +166,18 @@ class PruningSession:
     def recover(self, plan: PruningPlan) -> Weights:
         """Returns the weights of a plan that was chosen, after a longer recovery than candidates get.
 
-        Re-fitting in network order (see `amc_tf.sequential`) is better than what candidates get for some
-        networks and worse for others: the more accurate weights on the search images are returned.
+        Batch-norm statistics are measured on all calibration images. Re-fitting in network order (see
+        `amc_tf.sequential`) is better than what candidates get for some networks and worse for others: the
+        more accurate weights on the search images are returned.
         """
-        quick = self.builder.weights(plan)
-        if not self.settings.reconstruct:
-            return quick
         images = to_input_range(self.split.calibration.images, self._input_range)
-        thorough = SequentialReconstructor(self.network, images, seed=self.settings.seed)(plan)
-        return max((thorough, quick), key=self._search_top1)
+        weights = self.builder.weights(plan)
+        if self.settings.reestimate_batch_norm:
+            weights = BatchNormEstimator(self.network, images)(weights)
+        if not self.settings.reconstruct:
+            return weights
+        in_order = SequentialReconstructor(self.network, images, seed=self.settings.seed)(plan)
+        return max((in_order, weights), key=self._search_top1)
 
     def _search_top1(self, weights: Weights) -> float:
         predict = self.network.predictor(weights)

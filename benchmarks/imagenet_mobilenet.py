@@ -109,8 +109,8 @@ def run_seed(
 
 
 def describe(session: PruningSession, widths: tuple[int, ...], split: DataSplit) -> Mapping[str, Any]:
-    """Recovers a network as the search does, and runs it on the test images."""
-    weights = session.builder.weights(session.builder.plan(widths))
+    """Recovers a network, and runs it on the test images."""
+    weights = session.recover(session.builder.plan(widths))
     return {
         "widths": list(widths),
         "macs_ratio": session.graph.count(widths).macs / session.graph.count().macs,

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from amc_tf import session as session_module
+from amc_tf.batch_norm import BatchNormEstimator
 from amc_tf.budget import Budget
 from amc_tf.controls import uniform_networks
 from amc_tf.cost import Cost
@@ -13,7 +14,7 @@ from amc_tf.device.latency import Latency
 from amc_tf.device.table import LatencyTable, TableMeter
 from amc_tf.errors import BudgetError, DataError, ModelError, PhoneError, RunFolderError, SettingsError
 from amc_tf.evaluate import Accuracy
-from amc_tf.image_data import DataSplit, ImageData
+from amc_tf.image_data import DataSplit, ImageData, to_input_range
 from amc_tf.run_folder import RunFolder
 from amc_tf.score import Score
 from amc_tf.search import SearchResult
@@ -368,3 +369,41 @@ def test_the_better_feasible_network_is_chosen_and_its_finder_named(macs_session
 def test_without_a_network_within_the_budget_a_sentence_says_so(macs_session):
     with pytest.raises(BudgetError, match=r"No network within the budget macs=0\.5 was found in 2 episodes"):
         macs_session.choose(scored((8, 8, 8), 0.1, feasible=False), SearchResult(None, ({}, {})))
+
+
+@pytest.mark.parametrize("winner", ["in order", "as scored"])
+def test_recovery_returns_the_weights_that_are_better_on_the_search_images(macs_session, monkeypatch, winner):
+    plan = macs_session.builder.plan(macs_session.bounds.minimum)
+    in_order = macs_session.network.slice(plan)
+    in_order = {
+        path: {name: 2 * array for name, array in arrays.items()} for path, arrays in in_order.items()
+    }
+    monkeypatch.setattr(
+        session_module, "SequentialReconstructor", lambda network, images, seed: lambda plan: in_order
+    )
+    first = next(iter(in_order))
+    marks = {
+        "in order": in_order[first]["kernel"],
+        "as scored": macs_session.builder.weights(plan)[first]["kernel"],
+    }
+    assert not np.array_equal(*marks.values())
+
+    def is_winner(weights):
+        return float(np.array_equal(weights[first]["kernel"], marks[winner]))
+
+    monkeypatch.setattr(macs_session, "_search_top1", is_winner)
+
+    np.testing.assert_array_equal(macs_session.recover(plan)[first]["kernel"], marks[winner])
+
+
+def test_recovery_measures_batch_norm_statistics_on_all_calibration_images(model, split):
+    session = make_session(model, split, Budget(macs=0.5), num_batch_norm_images=8, reconstruct=False)
+    plan = session.builder.plan(session.bounds.minimum)
+    images = to_input_range(split.calibration.images, RANGE)
+    expected = BatchNormEstimator(session.network, images)(session.builder.weights(plan))
+
+    found = session.recover(plan)
+
+    norm = next(path for path, arrays in expected.items() if "moving_mean" in arrays)
+    np.testing.assert_array_equal(found[norm]["moving_mean"], expected[norm]["moving_mean"])
+    assert not np.array_equal(found[norm]["moving_mean"], session.builder.weights(plan)[norm]["moving_mean"])
