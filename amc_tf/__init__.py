@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from amc_tf.budget import Budget
     from amc_tf.compress import compress
     from amc_tf.data import load_data
+    from amc_tf.device.gpu_meter import GpuMeter
     from amc_tf.device.host_meter import HostMeter
     from amc_tf.device.phone_meter import PhoneMeter
     from amc_tf.device.table import LatencyTable, TableMeter
@@ -33,6 +34,7 @@ __all__ = [
     "Budget",
     "ChannelGraph",
     "FinetuneSettings",
+    "GpuMeter",
     "HostMeter",
     "LatencyTable",
     "NetworkFunction",
@@ -56,6 +58,7 @@ _MODULE_OF = {
     "Budget": "amc_tf.budget",
     "ChannelGraph": "amc_tf.graph",
     "FinetuneSettings": "amc_tf.settings",
+    "GpuMeter": "amc_tf.device.gpu_meter",
     "HostMeter": "amc_tf.device.host_meter",
     "LatencyTable": "amc_tf.device.table",
     "NetworkFunction": "amc_tf.network",

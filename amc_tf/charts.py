@@ -153,13 +153,14 @@ def tradeoff_chart(
     return frame.markup()
 
 
-def latency_chart(bars: Sequence[Bar], *, width: int, title: str) -> str:
+def latency_chart(bars: Sequence[Bar], *, width: int, title: str, unit: str = "ms per image") -> str:
     """Draws the median latency of each network as a bar and its spread as a whisker.
 
     Args:
         bars: From the top down.
         width: Width in pixels.
         title: Read out by screen readers.
+        unit: Label of the axis.
 
     Returns:
         An `<svg>` element.
@@ -170,7 +171,7 @@ def latency_chart(bars: Sequence[Bar], *, width: int, title: str) -> str:
     row_height = min(56.0, max(34.0, 276 / len(bars)))
     height = 44 + row_height * len(bars)
     frame = Frame(width, height, title, (0.0, longest), (0.0, 1.0), left=left, right=width - 76, top=6)
-    frame.axes("ms per image", lambda value: f"{value:g}", None)
+    frame.axes(unit, lambda value: f"{value:g}", None)
     for row, (bar, value) in enumerate(zip(bars, values, strict=True)):
         middle = 6 + row_height * (row + 0.5)
         frame.text("name end", left - 10, middle + 4, bar.name)

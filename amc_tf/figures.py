@@ -9,7 +9,7 @@ from typing import Any
 
 from amc_tf import charts
 from amc_tf.chart_frame import Point, percent
-from amc_tf.latency_facts import is_predicted
+from amc_tf.latency_facts import is_predicted, unit_of
 from amc_tf.run_record import NETWORKS, RunRecord, is_number, latency_of
 
 # Widths of the drawings in px; the page shows the one that fits, so that text keeps its size on a phone.
@@ -75,7 +75,12 @@ def make_figures(record: RunRecord) -> list[Figure]:
             _figure(
                 "Latency before and after",
                 note,
-                lambda width: charts.latency_chart(bars, width=width, title="Latency of each network"),
+                lambda width: charts.latency_chart(
+                    bars,
+                    width=width,
+                    title="Latency of each network",
+                    unit=unit_of(record.summary.get("meter")),
+                ),
             )
         )
     channels = _channels(record)
@@ -146,6 +151,8 @@ def _tradeoff_figure(summary: Mapping[str, Any], episodes: Sequence[Mapping[str,
     if kind not in _COSTS or not all(is_number(episode.get(_COSTS[kind][0])) for episode in episodes):
         kind = "macs"
     key, cost_name, unit = _COSTS[kind]
+    if kind == "latency":
+        cost_name = unit_of(summary.get("meter"))
     if kind == "latency" and str((summary.get("meter") or {}).get("name")).startswith("table:"):
         cost_name += ", predicted"
     precision = _precision(summary) if kind == "latency" else "float32"

@@ -11,22 +11,22 @@ from amc_tf.chart_frame import Frame, Point, padded, percent, staircase
 from amc_tf.front import FrontNetwork, front_axis
 
 _WIDE, _NARROW = 1104, 340
-_AXES = {"latency_ms": ("ms per image", 1.0), "macs": ("million MACs", 1e6)}
 _SVG_STYLE = "svg { background: var(--card); font-family: system-ui, sans-serif; }"
 
 
-def front_chart(networks: Sequence[FrontNetwork], *, width: int) -> str:
+def front_chart(networks: Sequence[FrontNetwork], *, width: int, time_unit: str = "ms per image") -> str:
     """Draws accuracy against cost of the networks, and the line of those that no other beats.
 
     Args:
         networks: the original first; those without the cost of the axis are left out.
         width: in pixels.
+        time_unit: what latencies are given in.
 
     Returns:
         An `<svg>` element, coloured by the style of the page.
     """
     axis = front_axis(networks)
-    axis_name, unit = _AXES[axis]
+    axis_name, unit = (time_unit, 1.0) if axis == "latency_ms" else ("million MACs", 1e6)
     if any(network.predicted for network in networks):
         axis_name += ", predicted in part"
     points = [
@@ -65,7 +65,7 @@ def render_front(
     Args:
         networks: the original first.
         failures: why a budget could not be met, by budget.
-        facts: "model", "data", "meter" (its name or None), "command", and "folders" by budget.
+        facts: "model", "data", "meter" (its name or None), "time_unit", "command", and "folders" by budget.
     """
     kinds = {network.kind: network.name for network in networks}
     return (
@@ -74,10 +74,9 @@ def render_front(
         .render(
             **facts,
             headline=headline(networks),
-            wide=front_chart(networks, width=_WIDE),
-            narrow=front_chart(networks, width=_NARROW),
+            wide=front_chart(networks, width=_WIDE, time_unit=facts["time_unit"]),
+            narrow=front_chart(networks, width=_NARROW, time_unit=facts["time_unit"]),
             legend=list(kinds.items()),
-            axis=_AXES[front_axis(networks)][0],
             has_latency=front_axis(networks) == "latency_ms",
             rows=[_row(network, networks, facts["folders"]) for network in _by_cost(networks)],
             failures=failures,

@@ -10,6 +10,19 @@ PREDICTED = "predicted, not timed"
 _DELEGATES = {"cpu": "cpu (XNNPACK)"}
 
 
+def unit_of(meter: Mapping[str, Any] | None) -> str:
+    """Returns what latencies are given in: "ms per image", or "ms per batch of N" of a GPU.
+
+    Args:
+        meter: "meter" of the summary.
+    """
+    try:
+        batch_size = json.loads((meter or {})["fingerprint"])["batch_size"]
+    except (KeyError, TypeError, ValueError):
+        return "ms per image"
+    return "ms per image" if batch_size == 1 else f"ms per batch of {batch_size}"
+
+
 def is_predicted(latency: Mapping[str, Any] | None) -> bool:
     """Tells whether a latency of a summary comes from a table instead of from runs."""
     return bool((latency or {}).get("predicted"))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from amc_tf import page
 from amc_tf.errors import RunFolderError
 from amc_tf.figures import make_figures
-from amc_tf.latency_facts import certainty, is_predicted, meter_facts
+from amc_tf.latency_facts import certainty, is_predicted, meter_facts, unit_of
 from amc_tf.run_folder import write_atomically
 from amc_tf.run_record import NETWORKS, RunRecord, latency_of, read_run, with_measured
 
@@ -118,15 +118,15 @@ def headline(summary: Mapping[str, Any]) -> str:
         The sentence, on the fine-tuned network if there is one, else on the found plan.
     """
     before, after = summary["baseline"], _final(summary)
-    name = summary.get("model", "The network")
+    name, unit = summary.get("model", "The network"), unit_of(summary.get("meter"))
     times = _times_before_and_after(summary)
     if times:
         old, new, predicted = times
         verb = "is predicted to be" if predicted else "is"
-        gain = f"{name} {verb} {old / new:.1f} times as fast: {old:.2f} → {new:.2f} ms per image"
+        gain = f"{name} {verb} {old / new:.1f} times as fast: {old:.2f} → {new:.2f} {unit}"
         if new >= old:
             verb = "is not predicted to become" if predicted else "did not become"
-            gain = f"{name} {verb} faster: {old:.2f} → {new:.2f} ms per image"
+            gain = f"{name} {verb} faster: {old:.2f} → {new:.2f} {unit}"
     else:
         old, new = before["macs"], after["macs"]
         gain = (

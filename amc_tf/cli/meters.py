@@ -1,4 +1,4 @@
-"""What times networks: options that choose phone, this machine or a table, and the meter made of them."""
+"""What times networks: options that choose phone, machine, GPU or table, and the meter made of them."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from amc_tf.cli import console, options
 from amc_tf.errors import SettingsError
 
 if TYPE_CHECKING:
+    from amc_tf.device.gpu_meter import GpuMeter
     from amc_tf.device.latency import LatencyMeter
     from amc_tf.device.phone_meter import PhoneMeter
     from amc_tf.device.phone_pool import PhonePool
     from amc_tf.device.table import LatencyTable
 
-_METERS = "host, phone, table:FILE or none"
+_METERS = "host, gpu, phone, table:FILE or none"
 HOST_RUNS = 200
 TRANSPORTS = ("auto", "server", "tcp", "usb")
 DELEGATES = ("cpu", "gpu", "nnapi")
@@ -35,7 +36,7 @@ _PHONE_OPTIONS = {
 
 
 def add_meter(parser: argparse.ArgumentParser) -> None:
-    """Adds what times networks: a phone, this machine, a table, or nothing."""
+    """Adds what times networks: a phone, this machine, its GPU, a table, or nothing."""
     parser.add_argument(
         "--meter",
         type=_meter,
@@ -48,18 +49,21 @@ def add_meter(parser: argparse.ArgumentParser) -> None:
         help="latency table of the phone: it steers a search, and learns from what the phone measures",
     )
     options.add_threads(parser)
+    _add_batch(parser)
     add_phone(parser)
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:
-    """Adds a phone or this machine, for commands that do nothing but time."""
+    """Adds a phone, this machine or its GPU, for commands that do nothing but time."""
     parser.set_defaults(table=None)
     parser.add_argument(
         "--meter",
-        choices=("phone", "host"),
-        help="what times networks, a phone or this machine (default: phone where -s is given, else host)",
+        choices=("phone", "host", "gpu"),
+        help="what times networks, a phone, this machine or its GPU (default: phone where -s is given, else "
+        "host)",
     )
     options.add_threads(parser)
+    _add_batch(parser)
     add_phone(parser)
 
 
@@ -108,8 +112,17 @@ def add_phone(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_batch(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--batch",
+        type=int,
+        metavar="N",
+        help="images of one run on the GPU; times are those of the whole batch (default: 1)",
+    )
+
+
 def meter_kind(args: argparse.Namespace) -> str:
-    """Returns what times networks, "host", "phone", "table" or "none", after checking what goes with it.
+    """Returns what times networks, "host", "gpu", "phone", "table" or "none", after checking the options.
 
     Raises:
         SystemExit: With 2 where an option was given that the meter does not heed.
@@ -121,6 +134,10 @@ def meter_kind(args: argparse.Namespace) -> str:
     if kind != "phone" and given:
         option = f"--{given[0].replace('_', '-')}"
         args.usage_error(f"{option} is about a phone, but networks are timed by {kind}: give --meter phone.")
+    if kind == "gpu" and args.threads != 1:
+        args.usage_error("--threads is about a processor, but networks are timed by gpu.")
+    if kind != "gpu" and args.batch is not None:
+        args.usage_error(f"--batch is about a GPU, but networks are timed by {kind}: give --meter gpu.")
     if kind != "phone" and args.table:
         args.usage_error(f"--table goes with --meter phone; to do without one, give --meter {_TABLE}FILE.")
     _check_values(args)
@@ -136,6 +153,8 @@ def _check_values(args: argparse.Namespace) -> None:
             raise SettingsError(f"--{name} is {getattr(args, name)}: give 1 or more.")
     if not 0 <= args.run_seconds <= _MAX_RUN_SECONDS:
         raise SettingsError(f"--run-seconds is {args.run_seconds:g}: give 0 to {_MAX_RUN_SECONDS:g}.")
+    if args.batch is not None and args.batch < 1:
+        raise SettingsError(f"--batch is {args.batch}: give 1 or more.")
     serials = args.serial or []
     twice = sorted({serial for serial in serials if serials.count(serial) > 1})
     if twice:
@@ -156,7 +175,7 @@ def open_meter(args: argparse.Namespace) -> Iterator[tuple[LatencyMeter | None, 
         SystemExit: With 2 where an option was given that the meter does not heed.
         SettingsError: A value is outside its range.
         PhoneError: There is no phone, there are several and none was chosen, or it cannot be reached.
-        MeasurementError: There is no tool for the phone, or the table cannot be read.
+        MeasurementError: There is no GPU or no tool for the phone, or the table cannot be read.
     """
     kind = meter_kind(args)
     if kind == "phone":
@@ -171,6 +190,8 @@ def open_meter(args: argparse.Namespace) -> Iterator[tuple[LatencyMeter | None, 
         from amc_tf.device.host_meter import HostMeter
 
         yield HostMeter(num_threads=args.threads), None
+    elif kind == "gpu":
+        yield _open_gpu(args), None
     else:
         yield None, None
 
@@ -187,15 +208,26 @@ def open_device(args: argparse.Namespace, *, num_runs: int | None = None) -> Ite
         SystemExit: With 2 where an option was given that the meter does not heed.
         SettingsError: A value is outside its range.
         PhoneError: There is no phone, there are several and none was chosen, or it cannot be reached.
-        MeasurementError: There is no tool for the phone.
+        MeasurementError: There is no GPU, or no tool for the phone.
     """
-    if meter_kind(args) == "phone":
+    kind, runs = meter_kind(args), HOST_RUNS if num_runs is None else num_runs
+    if kind == "phone":
         with open_phones(args, num_runs=num_runs) as meter:
             yield meter
+    elif kind == "gpu":
+        yield _open_gpu(args, num_runs=runs)
     else:
         from amc_tf.device.host_meter import HostMeter
 
-        yield HostMeter(num_threads=args.threads, num_runs=HOST_RUNS if num_runs is None else num_runs)
+        yield HostMeter(num_threads=args.threads, num_runs=runs)
+
+
+def _open_gpu(args: argparse.Namespace, **options: int) -> GpuMeter:
+    """Opens the GPU, and loads TensorFlow as quietly as commands do that need it anyway."""
+    console.prepare(debug=args.debug, needs_keras=True)
+    from amc_tf.device.gpu_meter import GpuMeter
+
+    return GpuMeter(batch_size=args.batch or 1, **options)
 
 
 def _learning(meter: LatencyMeter, path: str) -> tuple[LatencyMeter, LatencyTable | None]:
@@ -257,6 +289,6 @@ def open_phones(args: argparse.Namespace, *, num_runs: int | None = None) -> Ite
 
 def _meter(text: str) -> str:
     """Checks a value of --meter."""
-    if text in ("host", "phone", "none") or text.removeprefix(_TABLE) not in ("", text):
+    if text in ("host", "gpu", "phone", "none") or text.removeprefix(_TABLE) not in ("", text):
         return text
     raise argparse.ArgumentTypeError(f"{text!r} is no meter; choose {_METERS}")

@@ -5,7 +5,7 @@ import keras
 import pytest
 
 from amc_tf.cli import main, make_parser, meters
-from amc_tf.device import phone_meter
+from amc_tf.device import gpu_meter, phone_meter
 from amc_tf.device.host_meter import HostMeter
 from amc_tf.device.phone import Phone
 from amc_tf.device.phone_meter import PhoneMeter
@@ -32,6 +32,7 @@ def parse(*words) -> argparse.Namespace:
         (["--meter", "table:my phone.json"], "table"),
         (["--meter", "phone"], "phone"),
         (["-s", "PHONE1"], "phone"),
+        (["--meter", "gpu", "--batch=16"], "gpu"),
         (["--meter", "phone", "-s", "A", "-s", "B", "--delegate=gpu", "--fp16"], "phone"),
     ],
 )
@@ -47,7 +48,10 @@ def test_a_serial_alone_means_the_phone_and_nothing_means_this_machine(words, ki
         (["--delegate=gpu"], "--delegate is about a phone, but networks are timed by host"),
         (["--meter=table:x.json", "--benchmark-binary=y"], "--benchmark-binary is about a phone"),
         (["--table=x.json"], "--table goes with --meter phone; to do without one, give --meter table:FILE"),
-        (["--meter=table:"], "'table:' is no meter; choose host, phone, table:FILE or none"),
+        (["--meter=table:"], "'table:' is no meter; choose host, gpu, phone, table:FILE or none"),
+        (["--batch=4"], "--batch is about a GPU, but networks are timed by host: give --meter gpu"),
+        (["--meter=gpu", "--threads=2"], "--threads is about a processor, but networks are timed by gpu"),
+        (["--meter=gpu", "-s", "A"], "--serial is about a phone, but networks are timed by gpu"),
         (["--meter=table:FILE", "--transport=radio"], "invalid choice: 'radio'"),
     ],
 )
@@ -62,6 +66,7 @@ def test_options_that_the_meter_does_not_heed_are_wrong_usage(capsys, words, sen
     ("words", "sentence"),
     [
         (["--threads=0"], "--threads is 0: give 1 or more"),
+        (["--meter=gpu", "--batch=0"], "--batch is 0: give 1 or more"),
         (["-s=A", "--rounds=0"], "--rounds is 0: give 1 or more"),
         (["-s=A", "--run-seconds=-1"], "--run-seconds is -1: give 0 to 150"),
         (["-s=A", "--run-seconds=nan"], "--run-seconds is nan: give 0 to 150"),
@@ -107,6 +112,24 @@ def test_a_table_that_is_not_there_is_named(tmp_path):
     words = f"{tmp_path}/no.json"
     with pytest.raises(MeasurementError, match=words), meters.open_meter(parse(f"--meter=table:{words}")):
         pytest.fail("nothing is there to be opened")
+
+
+def test_without_a_gpu_a_search_by_one_stops_before_any_work(amc, monkeypatch, tmp_path):
+    monkeypatch.setattr(gpu_meter, "list_gpus", list)
+    outcome = amc(*SEARCH[:-1], f"--out={tmp_path / 'x'}", "--meter=gpu", "--batch=8")
+    assert outcome.code == 1
+    assert outcome.err.startswith("amc-tf: TensorFlow sees no GPU on this machine: ")
+    assert outcome.err.count("\n") == 1
+    assert not (tmp_path / "x").exists()
+
+
+def test_the_batch_reaches_the_gpu(monkeypatch):
+    monkeypatch.setattr(gpu_meter, "list_gpus", lambda: ["/CPU:0"])
+    monkeypatch.setattr(gpu_meter, "compiles_with_xla", lambda device: False)
+    with meters.open_meter(parse("--meter=gpu", "--batch=8")) as (meter, table):
+        assert (meter.name, table) == ("gpu:batch-8", None)
+    with meters.open_device(make_parser().parse_args(["benchmark", "x.tflite", "--meter=gpu"])) as meter:
+        assert meter.name == "gpu:batch-1"
 
 
 class Shelf:
