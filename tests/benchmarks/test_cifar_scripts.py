@@ -1,0 +1,84 @@
+"""The scripts of the CIFAR rows, from a trained network to its table, on tiny data of the same packing."""
+
+import json
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+from amc_tf.models.mobilenet import cifar_mobilenet
+from benchmarks import cifar_channels, finetune_networks, reward_predicts
+from benchmarks.shared_data import load_cifar10
+from benchmarks.training import Recipe, train
+
+pytestmark = pytest.mark.slow
+COLOURS = np.random.default_rng(0).integers(0, 256, (10, 3))
+
+
+def write_split(folder: Path, split: str, num_images: int) -> None:
+    """Noisy images whose class is their colour."""
+    rng = np.random.default_rng(num_images)
+    labels = np.arange(num_images) % 10
+    images = COLOURS[labels][:, None, None] + rng.normal(0, 60, (num_images, 32, 32, 3))
+    rows = num_images // 25
+    sheet = images.clip(0, 255).astype(np.uint8).reshape(rows, 25, 32, 32, 3).swapaxes(1, 2)
+    Image.fromarray(sheet.reshape(rows * 32, 25 * 32, 3)).save(folder / f"{split}_00.webp", lossless=True)
+    np.save(folder / f"{split}_labels.npy", labels.astype(np.uint8))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    (folder / "cifar10").mkdir()
+    write_split(folder / "cifar10", "train", 1500)
+    write_split(folder / "cifar10", "test", 250)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def network(data: Path) -> Path:
+    keras.utils.set_random_seed(0)
+    model, (training, _) = cifar_mobilenet(alpha=0.25), load_cifar10(data)
+    recipe = Recipe(epochs=3, warmup_epochs=1, batch_size=25, learning_rate=0.05, norm_momentum=0.8)
+    train(model, training, recipe=recipe, seed=0, on_epoch=lambda epoch, loss: None)
+    file = data / "trained.keras"
+    model.save(file)
+    return file
+
+
+def test_agent_and_controls_are_pruned_then_fine_tuned(data: Path, network: Path, tmp_path: Path) -> None:
+    common = ["--data-dir", str(data), "--input-range=-1..1"]
+    search = ["--episodes", "4", "--finalists", "2", "--search-images", "100", "--calibration-images", "50"]
+    run = tmp_path / "run"
+
+    assert cifar_channels.main([str(network), *common, *search, "--seeds", "0", "--out", str(run)]) == 0
+
+    row = json.loads((run / "results.json").read_text())["rows"][0]
+    slim = {name: run / "seed0" / f"{name}.keras" for name in ("agent", "uniform", "shallow", "deep")}
+    assert all(row[name]["macs_ratio"] <= 0.5 for name in slim)
+    assert (
+        keras.models.load_model(slim["agent"]).count_params()
+        < keras.models.load_model(network).count_params()
+    )
+    tuning = ["--epochs", "1", "--batch-size", "50", "--out", str(tmp_path / "tuned")]
+
+    assert finetune_networks.main([*map(str, slim.values()), *common, *tuning]) == 0
+
+    tuned = json.loads((tmp_path / "tuned" / "finetuned.json").read_text())["networks"]
+    assert set(tuned) == {str(file) for file in slim.values()}
+    assert tuned[str(slim["uniform"])]["before"] == pytest.approx(row["uniform"]["recovered"], abs=0.02)
+
+
+def test_rewards_are_correlated_with_the_accuracy_after_fine_tuning(
+    data: Path, network: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "predicts.json"
+    options = ["--data-dir", str(data), "--input-range=-1..1", "--plans", "3", "--search-images", "100"]
+
+    assert reward_predicts.main([str(network), *options, "--out", str(file)]) == 0
+
+    report = json.loads(file.read_text())
+    assert len(report["plans"]) == 3
+    assert set(report["spearman"]) == set(report["plans"][0]["scores"]) >= {"none", reward_predicts.DEFAULT}
