@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from amc_tf.plan import PruningPlan, uniform_plan
     from amc_tf.rebuild import rebuild
     from amc_tf.settings import AgentSettings, FinetuneSettings, SearchSettings
+    from amc_tf.sparsify import sparsify
+    from amc_tf.sparsity_plan import SparsityPlan
     from amc_tf.sweep import sweep
 
 __all__ = [
@@ -42,12 +44,14 @@ __all__ = [
     "PruningEnv",
     "PruningPlan",
     "SearchSettings",
+    "SparsityPlan",
     "TableMeter",
     "__version__",
     "compress",
     "count_cost",
     "load_data",
     "rebuild",
+    "sparsify",
     "sweep",
     "uniform_plan",
 ]
@@ -66,11 +70,13 @@ _MODULE_OF = {
     "PruningEnv": "amc_tf.env",
     "PruningPlan": "amc_tf.plan",
     "SearchSettings": "amc_tf.settings",
+    "SparsityPlan": "amc_tf.sparsity_plan",
     "TableMeter": "amc_tf.device.table",
     "compress": "amc_tf.compress",
     "count_cost": "amc_tf.graph",
     "load_data": "amc_tf.data",
     "rebuild": "amc_tf.rebuild",
+    "sparsify": "amc_tf.sparsify",
     "sweep": "amc_tf.sweep",
     "uniform_plan": "amc_tf.plan",
 }

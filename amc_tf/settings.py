@@ -13,6 +13,7 @@ from amc_tf.errors import SettingsError
 
 AUGMENTATIONS = ("auto", "none", "flip", "shift", "crop_flip")
 LATENCY_PRECISIONS = ("float32", "int8")
+MIN_KEEP_RATIO_DENSE = 0.02  # paper: fine-grained pruning takes at most 0.98 of a fully connected layer
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,9 @@ from amc_tf.cost import BYTES_PER_FLOAT32, Cost
 from amc_tf.errors import ModelError, PlanError, SettingsError
 from amc_tf.graph import ChannelGraph
 from amc_tf.layers.base import LayerRule
+from amc_tf.settings import MIN_KEEP_RATIO_DENSE, SearchSettings
 from amc_tf.trace import Call
 
-# The paper's caps on the part removed, 0.8 of a convolution and 0.98 of a fully connected layer.
-MIN_KEEP_RATIO_CONVOLUTION = 0.2
-MIN_KEEP_RATIO_DENSE = 0.02
 _NUM_STEPS = 200  # keep ratios that a layer may be given, in (0, 1]
 _BITS_PER_BYTE = 8
 
@@ -102,7 +100,7 @@ class SparseLayers:
     def allowed(
         self,
         *,
-        min_keep_ratio: float = MIN_KEEP_RATIO_CONVOLUTION,
+        min_keep_ratio: float = SearchSettings.min_keep_ratio,
         min_keep_ratio_dense: float = MIN_KEEP_RATIO_DENSE,
     ) -> tuple[tuple[int, ...], ...]:
         """Lists how many weights each layer may keep, ascending: keep ratios in steps of half a per cent.

@@ -12,9 +12,9 @@ from amc_tf.device.latency import LatencyMeter
 from amc_tf.errors import SettingsError
 from amc_tf.score import Candidates, Score
 from amc_tf.session import PruningSession
-from amc_tf.settings import SearchSettings
+from amc_tf.settings import MIN_KEEP_RATIO_DENSE, SearchSettings
 from amc_tf.sparse_candidate import SparseCandidateBuilder
-from amc_tf.sparse_layers import MIN_KEEP_RATIO_DENSE, SparseLayers
+from amc_tf.sparse_layers import SparseLayers
 from amc_tf.sparsity_plan import SparsityPlan
 
 

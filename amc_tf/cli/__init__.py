@@ -28,6 +28,7 @@ from amc_tf.cli import (
     prune,
     report,
     search,
+    sparsify,
     sweep,
     table,
 )
@@ -39,6 +40,7 @@ _VERBS = {
     "inspect": inspect,
     "sweep": sweep,
     "search": search,
+    "sparsify": sparsify,
     "prune": prune,
     "finetune": finetune,
     "convert": convert,

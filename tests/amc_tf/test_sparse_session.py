@@ -13,8 +13,8 @@ from amc_tf.sparsity import apply_plan
 from tests.trained import RANGE, ScriptedMeter, make_classifier, make_split
 
 SETTINGS = SearchSettings(
-    episodes=10,
-    warmup_episodes=4,
+    episodes=6,
+    warmup_episodes=3,
     num_calibration_images=64,
     num_search_images=100,
     checkpoint_every=2,
@@ -53,7 +53,7 @@ def test_every_network_of_a_search_is_within_the_budget_and_uses_it(session):
     result = session.search()
     limit = session.limit.limit
     assert limit == 0.4 * session.graph.count().params
-    assert len(result.episodes) == 10
+    assert len(result.episodes) == 6
     for record in result.episodes:
         assert 0.95 * limit < record["params"] <= limit
         assert record["feasible"]
@@ -88,7 +88,7 @@ def test_a_resumed_search_ends_like_an_uninterrupted_one(model, split, tmp_path)
         pass
 
     def stop(record):
-        if record["episode"] == 5:
+        if record["episode"] == 4:
             raise StopError
 
     with RunFolder(tmp_path) as folder, pytest.raises(StopError):
@@ -110,6 +110,7 @@ def test_a_budget_below_the_caps_says_what_to_lower(model, split):
     assert make_session(model, split, Budget(params=0.15), min_keep_ratio=0.05).uniform().feasible
 
 
+@pytest.mark.slow
 def test_a_latency_budget_is_held_by_timing_networks_with_sparse_kernels(model, split):
     meter = ScriptedMeter()
     session = make_session(model, split, Budget(latency=0.8), meter=meter, episodes=3, warmup_episodes=1)

@@ -1,0 +1,146 @@
+import dataclasses
+import json
+import zlib
+
+import keras
+import numpy as np
+import pytest
+
+import amc_tf
+from amc_tf.budget import Budget
+from amc_tf.device.operators import read_operators
+from amc_tf.errors import PhoneError, RunFolderError, RunStoppedError
+from amc_tf.settings import AgentSettings, FinetuneSettings, SearchSettings
+from amc_tf.sparsify import sparsify
+from amc_tf.sparsity_plan import SparsityPlan
+from tests.trained import RANGE, ScriptedMeter, make_classifier, make_data
+
+SETTINGS = SearchSettings(
+    episodes=6,
+    warmup_episodes=3,
+    num_calibration_images=64,
+    num_search_images=100,
+    checkpoint_every=2,
+    agent=AgentSettings(hidden_units=(8, 8), batch_size=8),
+)
+UNTRAINED = FinetuneSettings(epochs=0)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return make_classifier(keras)
+
+
+def run(model, out=None, *, meter=None, finetuning=UNTRAINED, budget=Budget(params=0.4), **options):  # noqa: B008
+    return sparsify(
+        model,
+        make_data(240, 0),
+        make_data(100, 1),
+        budget=budget,
+        meter=meter,
+        settings=SETTINGS,
+        finetuning=finetuning,
+        input_range=RANGE,
+        out=out,
+        **options,
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("runs") / "x"
+
+
+@pytest.fixture(scope="module")
+def result(model, folder):
+    return run(model, folder)
+
+
+def num_nonzero(model):
+    return sum(np.count_nonzero(array) for array in model.get_weights())
+
+
+def test_the_sparse_model_is_what_the_plan_says_and_within_the_budget(model, result):
+    kernels = {path: result.model.get_layer(path).get_weights()[0] for path in result.plan.kept}
+    assert {path: np.count_nonzero(kernel) for path, kernel in kernels.items()} == dict(result.plan.kept)
+    assert num_nonzero(result.model) == result.summary["finetuned"]["params"] <= 0.4 * model.count_params()
+
+
+def test_every_network_is_compared_with_the_original(model, result):
+    summary = result.summary
+    full = model.count_params()
+    assert summary["baseline"]["params"] == full
+    assert summary["baseline"]["bytes"] == 4 * full
+    for name in ("uniform", "threshold", "pruned", "finetuned"):
+        row = summary[name]
+        assert 0.97 * 0.4 * full < row["params"] <= 0.4 * full
+        assert row["bytes"] < 0.6 * 4 * full
+        assert row["deflated_bytes"] < row["tflite_bytes"] < summary["baseline"]["tflite_bytes"]
+    assert summary["meter"] is summary["baseline"]["latency_ms"] is None
+    assert summary["pruned"]["top1"] == summary["finetuned"]["top1"]
+    assert summary["finetuned_dense"]["tflite_bytes"] > summary["finetuned"]["tflite_bytes"]
+    assert summary["finetuned_dense"]["top1"] == summary["finetuned"]["top1"]
+
+
+def test_the_tflite_network_has_sparse_kernels_and_agrees_with_the_model(result):
+    kinds = [operator.kind for operator in read_operators(result.tflite)]
+    assert kinds.count("DENSIFY") >= 1
+    assert result.summary["verification"]["float32"]["max_abs_error"] < 1e-4
+    deflated = len(zlib.compress(result.tflite, 9))
+    assert result.summary["finetuned"]["deflated_bytes"] == deflated
+
+
+def test_the_folder_holds_what_the_result_holds(result, folder):
+    assert json.loads((folder / "summary.json").read_text()) == result.summary
+    assert SparsityPlan.load(folder / "plan.json") == result.plan
+    assert (folder / "model_float32.tflite").read_bytes() == result.tflite
+    assert num_nonzero(keras.models.load_model(folder / "model.keras")) == num_nonzero(result.model)
+    assert len((folder / "episodes.jsonl").read_text().splitlines()) == 6
+    layers = {layer["layer"]: layer for layer in result.summary["layers"]}
+    assert {path: layer["kept"] for path, layer in layers.items()} == dict(result.plan.kept)
+    assert layers["last"]["weights"] == 16 * 24 * 9
+
+
+def test_an_earlier_run_is_not_overwritten_unasked(model, result, folder):
+    with pytest.raises(RunFolderError, match="holds an earlier run"):
+        run(model, folder)
+
+
+def test_the_function_is_public():
+    assert amc_tf.sparsify is sparsify
+
+
+@pytest.mark.slow
+def test_a_finished_run_resumes_to_the_same_plan(model, result, folder):
+    assert run(model, folder, resume=True).plan == result.plan
+
+
+@pytest.mark.slow
+def test_networks_with_sparse_kernels_are_timed_beside_the_original(model):
+    summary = run(model, meter=ScriptedMeter()).summary
+    assert summary["meter"]["name"] == "scripted"
+    assert summary["finetuned"]["latency_ms"]["ratio"] < 0.8
+    assert summary["finetuned_dense"]["latency_ms"]["ratio"] > 0.9
+
+
+@pytest.mark.slow
+def test_training_is_compared_with_uniform_sparsity_trained_alike(model):
+    finetuning = FinetuneSettings(epochs=4, batch_size=32, learning_rate=1e-3)
+    summary = run(model, finetuning=finetuning, finetune_uniform=True).summary
+    assert summary["finetuned"]["top1"] > summary["pruned"]["top1"]
+    assert summary["uniform_finetuned"]["params"] == summary["uniform"]["params"]
+    assert summary["uniform_finetuned"]["top1"] > summary["uniform"]["top1"]
+
+
+@pytest.mark.slow
+def test_a_phone_that_goes_at_the_end_leaves_the_networks_behind(model, tmp_path):
+    @dataclasses.dataclass(frozen=True)
+    class Leaving(ScriptedMeter):
+        def measure(self, tflite):
+            if (tmp_path / "x" / "model_float32.tflite").exists():
+                raise PhoneError("the phone is gone.")
+            return super().measure(tflite)
+
+    with pytest.raises(RunStoppedError, match="finished networks are in .*the phone is gone"):
+        run(model, tmp_path / "x", meter=Leaving())
+    assert (tmp_path / "x" / "plan.json").exists()
