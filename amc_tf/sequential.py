@@ -92,8 +92,8 @@ class SequentialReconstructor:
         fitted, offset = _fit(moments, start, self._ridge, intercept=True)
         if not shift_outputs(self._network, walk.weights, call.path, offset):
             fitted, _ = _fit(moments, start, self._ridge, intercept=False)
-        fitted = fitted.astype(np.float32).reshape(kernel.shape)
-        walk.weights[call.path] = {**walk.weights[call.path], name: fitted}
+        refitted: NDArray[np.float32] = fitted.astype(np.float32).reshape(kernel.shape)
+        walk.weights[call.path] = {**walk.weights[call.path], name: refitted}
 
     def _moments(self, walk: _Walk, call: Call, rule: LayerRule, key: tuple[int, int]) -> InputStatistics:
         """Gathers the joint moments of the slim inputs and the wanted outputs (bias left out) of a layer."""
