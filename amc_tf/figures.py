@@ -138,11 +138,12 @@ def _by_stage(episodes: Sequence[Mapping[str, Any]]) -> list[list[Mapping[str, A
 
 
 def _warmups(episodes: Sequence[Mapping[str, Any]]) -> list[tuple[int, int]]:
-    """Returns the first and the last warm-up episode of each stage."""
-    stages = [
-        [line["episode"] for line in stage if line.get("kind") == "warmup"] for stage in _by_stage(episodes)
-    ]
-    return [(numbers[0], numbers[-1]) for numbers in stages if numbers]
+    """Returns the first episode and the last warm-up episode of each stage that has warmed up."""
+    spans = []
+    for stage in _by_stage(episodes):
+        warmups = [line["episode"] for line in stage if line.get("kind") == "warmup"]
+        spans += [(stage[0]["episode"], warmups[-1])] if warmups else []
+    return spans
 
 
 def _tradeoff_figure(summary: Mapping[str, Any], episodes: Sequence[Mapping[str, Any]]) -> Figure:

@@ -438,3 +438,59 @@ def test_latencies_of_two_devices_do_not_stand_side_by_side(tmp_path):
         use_measured(tmp_path, make_table("Pixel 2", pruned=1.4))
     assert (tmp_path / "summary.json").read_text() == before
     assert use_measured(tmp_path, make_table("2 x Pixel 1", pruned=1.4)) == ("Found plan, fine-tuned",)
+
+
+def stage(budget, found_by, pruned, tuned, macs):
+    return {
+        "budget": {"kind": "macs", "value": 0.25, "limit": budget, "unit": "MACs"},
+        "plan_found_by": found_by,
+        "search_top1": pruned,
+        "finetuned_top1": tuned,
+        "macs": macs,
+        "params": macs // 100,
+        "bytes": macs // 25,
+        "latency_ratio": None,
+    }
+
+
+def write_staged_run(folder):
+    """Writes a run of three stages, the second of which had nothing to do."""
+    stages = [
+        stage(29_200_000, "agent", 0.8, 0.9, 21_000_000),
+        stage(23_000_000, None, 0.9, 0.9, 21_000_000),
+        stage(18_000_000, "uniform", 0.7, 0.88, 17_900_000),
+    ]
+    write_run(folder, {**make_summary(), "stages": stages})
+    (folder / "episodes.jsonl").unlink()
+    for number in (1, 3):
+        (folder / f"stage{number}").mkdir()
+        lines = "".join(json.dumps(line) + "\n" for line in make_episodes(60))
+        (folder / f"stage{number}" / "episodes.jsonl").write_text(lines)
+    return folder
+
+
+def test_stages_are_told_in_a_table(tmp_path):
+    page = Page(make_report(write_staged_run(tmp_path)))
+    for row in (
+        "1 29.2 M MACs agent 80.0 % 90.0 % 21.0 M 210 k",
+        "2 23.0 M MACs within the limit already 90.0 % 90.0 % 21.0 M 210 k",
+        "3 18.0 M MACs uniform 70.0 % 88.0 % 17.9 M 179 k",
+    ):
+        assert row in page.text
+    assert "Plan found by" not in report(tmp_path / "one").text
+
+
+def test_episodes_of_stages_are_drawn_one_after_the_other_each_with_its_line_and_its_warm_up(tmp_path):
+    record = read_run(write_staged_run(tmp_path))
+    assert [line["episode"] for line in record.episodes] == list(range(120))
+    assert [line["stage"] for line in record.episodes] == 60 * [1] + 60 * [3]
+    for figure in make_figures(record)[:2]:
+        assert figure.wide.count('class="line"') == 2
+        assert figure.wide.count('class="shade"') == 2
+
+
+def test_times_of_a_batch_are_called_so(tmp_path):
+    meter = {"name": "gpu:batch-8", "fingerprint": json.dumps({"kind": "gpu", "batch_size": 8})}
+    page = report(tmp_path, {**make_summary(), "meter": meter})
+    assert "3.42 → 1.67 ms per batch of 8, " in page.text
+    assert "ms per image" not in page.text
