@@ -158,3 +158,48 @@ def test_resuming_with_other_settings_names_the_difference(amc, runs):
     outcome = amc(*COMPRESS, "--out", runs / "x", "--resume", "--seed=1")
     assert outcome.code == 1
     assert "is of another search" in outcome.err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("reward", ["macs", "parameters", "latency"])
+def test_an_accuracy_budget_is_kept_under_each_of_its_rewards(amc, tmp_path, reward):
+    words = [*COMPRESS, "--budget=accuracy=0.9", f"--reward={reward}", "--finetune-epochs=0"]
+    meter = ["--meter=host"] if reward == "latency" else []
+    assert amc(*words, *meter, "--out", tmp_path / "x", "--quiet").code == 0
+    summary = json.loads((tmp_path / "x" / "summary.json").read_text())
+    assert summary["budget"] == {
+        "kind": "accuracy", "value": 0.9, "limit": None, "unit": "of the accuracy"
+    }  # fmt: skip
+    episodes = [json.loads(line) for line in (tmp_path / "x" / "episodes.jsonl").read_text().splitlines()]
+    full = max(line["top1"] for line in episodes if line["feasible"])
+    (stage,) = summary["stages"]
+    assert stage["search_top1"] >= 0.9 * full - 1e-9
+    assert summary["pruned"]["macs"] <= summary["baseline"]["macs"]
+
+
+def test_a_reward_of_latency_needs_a_meter(amc, tmp_path):
+    outcome = amc(*COMPRESS, "--budget=accuracy=0.9", "--reward=latency", "--out", tmp_path / "x")
+    assert outcome.code == 1
+    assert "The reward latency is about measured time: give --meter" in outcome.err
+
+
+@pytest.mark.slow
+def test_stages_are_run_from_the_command_line_and_resumed(amc, tmp_path, monkeypatch):
+    words = [*COMPRESS, "--stages=2", "--budget=macs=0.4", "--out", tmp_path / "x"]
+    with monkeypatch.context() as patch:
+        patch.setattr(console, "make_progress", lambda quiet: Interrupting(5))
+        interrupted = amc(*words)
+    assert interrupted.code == 130
+    assert "--stages=2" in interrupted.err and "--resume" in interrupted.err
+    outcome = amc(*words, "--resume", "--quiet")
+    assert (outcome.code, outcome.err) == (0, "")
+    summary = json.loads((tmp_path / "x" / "summary.json").read_text())
+    assert len(summary["stages"]) == 2
+    assert summary["pruned"]["macs"] <= 0.4 * summary["baseline"]["macs"]
+
+
+def test_a_number_of_stages_that_is_none_is_refused(amc, tmp_path):
+    outcome = amc(*COMPRESS, "--stages=0", "--out", tmp_path / "x")
+    assert outcome.code == 1
+    assert "stages is 0; give a whole number from 1 to 20" in outcome.err
+    assert not (tmp_path / "x").exists()
