@@ -123,11 +123,12 @@ def test_a_latency_budget_is_held_by_timing_networks_with_sparse_kernels(model, 
 @pytest.mark.slow
 @pytest.mark.parametrize("reward", ["macs", "parameters", "latency"])
 def test_accuracy_guaranteed_searches_shrink_the_network(model, split, reward):
-    meter, settings = ScriptedMeter(), {"reward": reward, "episodes": 6, "warmup_episodes": 3}
-    session = make_session(model, split, Budget(accuracy=0.8), meter=meter, **settings)
+    meter = ScriptedMeter() if reward == "latency" else None
+    settings = {"reward": reward, "episodes": 30, "warmup_episodes": 5}
+    session = make_session(model, split, Budget(accuracy=0.95), meter=meter, **settings)
     score, found_by = session.choose(session.uniform(), session.search())
-    assert score.top1 >= 0.8 * session.baseline_top1
-    assert found_by in ("agent", "uniform")
+    assert score.top1 >= 0.95 * session.baseline_top1
+    assert found_by == "agent"
     assert score.cost.params < session.groups.count().params
 
 
