@@ -222,12 +222,17 @@ def open_device(args: argparse.Namespace, *, num_runs: int | None = None) -> Ite
         yield HostMeter(num_threads=args.threads, num_runs=runs)
 
 
-def _open_gpu(args: argparse.Namespace, **options: int) -> GpuMeter:
+def _open_gpu(args: argparse.Namespace, *, num_runs: int | None = None) -> GpuMeter:
     """Opens the GPU, and loads TensorFlow as quietly as commands do that need it anyway."""
     console.prepare(debug=args.debug, needs_keras=True)
     from amc_tf.device.gpu_meter import GpuMeter
 
-    return GpuMeter(batch_size=args.batch or 1, **options)
+    batch_size = args.batch or 1
+    return (
+        GpuMeter(batch_size=batch_size)
+        if num_runs is None
+        else GpuMeter(batch_size=batch_size, num_runs=num_runs)
+    )
 
 
 def _learning(meter: LatencyMeter, path: str) -> tuple[LatencyMeter, LatencyTable | None]:
