@@ -107,7 +107,8 @@ def test_without_fine_tuning_the_found_plan_stands_once():
 
 
 def render(networks, failures=None, **facts):
-    given = {"model": "demo", "data": "digits", "meter": "host", "time_unit": "ms per image", "command": "amc-tf sweep demo", **facts}
+    given = {"model": "demo", "data": "digits", "meter": "host", "command": "amc-tf sweep demo"}
+    given = {**given, "time_unit": "ms per image", **facts}
     folders = {network.budget: network.budget for network in networks if network.budget}
     return render_front(networks, failures or {}, {**given, "folders": folders})
 
