@@ -81,15 +81,12 @@ def load_usb() -> Any:
     """Returns the module `usb1`.
 
     Raises:
-        PhoneError: libusb, which it loads, is missing.
+        PhoneError: it is missing, or cannot load libusb.
     """
     try:
         import usb1
     except (ImportError, OSError) as error:
-        raise PhoneError(
-            f"Phones on USB need libusb, which cannot be loaded ({error}); install it (Debian and Ubuntu: "
-            "libusb-1.0-0, macOS: brew install libusb), or start Google's adb and use --transport server."
-        ) from error
+        raise _missing_libusb(error) from error
     return usb1
 
 
@@ -101,11 +98,22 @@ def usb_phones() -> Iterator[Any]:
     """
     usb1 = load_usb()
     try:
+        usb1.loadLibrary()
         from adb_shell.transport.usb_transport import UsbTransport
 
         yield from UsbTransport.find_all_adb_devices()
     except usb1.USBError as error:
         raise PhoneError(f"USB cannot be searched for phones ({error}); use TCP or an adb server.") from error
+    except OSError as error:
+        raise _missing_libusb(error) from error
+
+
+def _missing_libusb(error: ImportError | OSError) -> PhoneError:
+    reason = getattr(error, "strerror", None) or error
+    return PhoneError(
+        f"Phones on USB need libusb, which cannot be loaded ({reason}); install it (Debian and Ubuntu: "
+        "libusb-1.0-0, macOS: brew install libusb), or start Google's adb and use --transport server."
+    )
 
 
 def find_usb_phone(serial: str) -> Any:

@@ -2,6 +2,7 @@
 
 import sys
 import time
+import types
 from typing import Any
 
 import pytest
@@ -137,10 +138,26 @@ def test_a_missing_libusb_says_what_to_install(monkeypatch: pytest.MonkeyPatch) 
         usb_link().connect(None)
 
 
-def test_a_usb_bus_that_cannot_be_searched_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_library_of_usb1_what_to_install_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail() -> None:
-        raise usb1.USBErrorAccess
+        raise FileNotFoundError(2, "cannot find a suitable libusb-1.0")
 
-    monkeypatch.setattr("adb_shell.transport.usb_transport.UsbTransport.find_all_adb_devices", fail)
+    monkeypatch.setattr(usb1, "loadLibrary", fail)
+    with pytest.raises(
+        PhoneError, match=r"need libusb, .* \(cannot find a suitable libusb-1.0\); install it"
+    ):
+        usb_link().connect(None)
+
+
+def test_a_usb_bus_that_cannot_be_searched_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Bus:
+        @staticmethod
+        def find_all_adb_devices() -> None:
+            raise usb1.USBErrorAccess
+
+    adb_shell_module = types.ModuleType("usb_transport")
+    adb_shell_module.UsbTransport = Bus  # type: ignore[attr-defined]
+    monkeypatch.setattr(usb1, "loadLibrary", lambda: True)
+    monkeypatch.setitem(sys.modules, "adb_shell.transport.usb_transport", adb_shell_module)
     with pytest.raises(PhoneError, match=r"USB cannot be searched for phones \(LIBUSB_ERROR_ACCESS"):
         usb_link().connect(None)
