@@ -142,7 +142,8 @@ class Objective:
         reward: name of the reward (see `amc_tf.reward`).
         limit: the budget in absolute numbers.
         latency_exponent: w of the soft latency reward.
-        accuracy_floor: top-1 on the search images that a network must keep to count, in [0, 1].
+        accuracy_floor: top-1 on the search images that a network must keep to count, in [0, 1]; errors that
+            it allows count alike in the reward. 0 for none.
         int8_accuracy: whether accuracies are those of the int8 TFLite network.
     """
 
@@ -231,6 +232,7 @@ class Scorer:
             latency_ms=latency_ms,
             target_latency_ms=limit.limit if limit.kind == "latency" else None,
             latency_exponent=objective.latency_exponent,
+            allowed_error=1.0 - objective.accuracy_floor if objective.accuracy_floor else 0.0,
         )
         overshoot = 0.0
         if limit.kind == "latency" and latency_ms is not None:

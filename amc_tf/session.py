@@ -28,7 +28,6 @@ from amc_tf.evaluate import accuracy, check_not_chance
 from amc_tf.graph import ChannelGraph
 from amc_tf.latency_model import LatencyPredictor, probe_widths
 from amc_tf.network import NetworkFunction
-from amc_tf.plan import PruningPlan
 from amc_tf.reward import needs_latency
 from amc_tf.run_folder import RunFolder
 from amc_tf.score import Candidates, LearningPredictor, Objective, Score, Scorer, Timing
@@ -163,7 +162,7 @@ class PruningSession:
             return uniform, "uniform"
         return best, "agent"
 
-    def recover(self, plan: PruningPlan) -> Weights:
+    def recover(self, plan: Any) -> Weights:
         """Returns the weights of a plan that was chosen, after a longer recovery than candidates get.
 
         Batch-norm statistics are measured on all calibration images. Re-fitting in network order (see
@@ -174,7 +173,7 @@ class PruningSession:
         weights = self.builder.weights(plan)
         if self.settings.reestimate_batch_norm:
             weights = BatchNormEstimator(self.network, images)(weights)
-        if not self.settings.reconstruct:
+        if self._is_sparse or not self.settings.reconstruct:
             return weights
         in_order = SequentialReconstructor(self.network, images, seed=self.settings.seed)(plan)
         return max((in_order, weights), key=self._search_top1)
@@ -363,6 +362,11 @@ def _check_reward(reward: str, budget: Budget, meter: LatencyMeter | None) -> No
     if reward == "soft_latency" and budget.kind != "latency":
         raise SettingsError(
             f"The reward soft_latency needs a latency budget to aim at, not {budget}: give latency=0.5."
+        )
+    if reward == "error" and budget.accuracy:
+        raise SettingsError(
+            f"The budget {budget} says what the network must keep, and the reward error asks for nothing "
+            "else: give the reward macs, parameters or latency for what is to become small."
         )
 
 

@@ -198,8 +198,7 @@ class _Sparsification:
 
     def _build(self, score: Score) -> Any:
         """Returns the sparse network as a Keras 3 model, with the recovered statistics."""
-        builder = self._session.builder
-        weights = builder.weights(builder.plan(score.widths))
+        weights = self._session.recover(self._session.plan(score))
         return to_keras3(rebuild(self._model, PruningPlan({}, {}), weights))  # every channel stays
 
     def _finetune(self, sparse: Any, score: Score) -> Any:

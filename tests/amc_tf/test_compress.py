@@ -334,7 +334,9 @@ def test_accuracy_guaranteed_search_needs_no_bound(model):
 
 
 def test_an_unreachable_accuracy_becomes_a_sentence(model):
-    settings = dataclasses.replace(SETTINGS, episodes=2, warmup_episodes=1, reestimate_batch_norm=False)
+    settings = dataclasses.replace(
+        SETTINGS, episodes=2, warmup_episodes=1, reward="macs", reestimate_batch_norm=False
+    )
     session_scorer = Score((4, 8, 4), -0.9, 0.1, 0.9, count_cost(model), None, False)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("amc_tf.score.Scorer._score", lambda scorer, widths: session_scorer)

@@ -47,6 +47,16 @@ def test_less_cost_at_the_same_accuracy_earns_more(name, cheaper):
     assert REWARDS[name](replace(OUTCOME, **cheaper)) > REWARDS[name](OUTCOME)
 
 
+@pytest.mark.parametrize("name", ["macs", "parameters", "latency"])
+def test_of_networks_within_the_allowed_error_the_cheaper_earns_more_whatever_their_errors(name):
+    allowed = replace(OUTCOME, allowed_error=0.3)
+    cheaper = replace(allowed, macs=900, params=190, latency_ms=3.9, top1=0.71)
+    too_cheap = replace(cheaper, macs=800, params=150, latency_ms=3.0, top1=0.6)
+    flawless = replace(allowed, top1=1.0)
+    assert REWARDS[name](cheaper) > REWARDS[name](flawless) == REWARDS[name](allowed)
+    assert REWARDS[name](too_cheap) < REWARDS[name](cheaper)
+
+
 def test_an_unknown_reward_is_answered_with_the_valid_names():
     with pytest.raises(
         SettingsError, match="no reward 'speed'; choose one of error, macs, parameters, latency, soft_"

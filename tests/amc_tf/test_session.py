@@ -143,6 +143,11 @@ def test_a_reward_that_lacks_something_is_refused_at_once(model, split, monkeypa
         make_session(model, split, Budget(macs=0.5), meter=meter, reward=reward)
 
 
+def test_an_accuracy_budget_without_a_reward_for_cost_is_refused(model, split):
+    with pytest.raises(SettingsError, match="give the reward macs, parameters or latency"):
+        make_session(model, split, Budget(accuracy=0.9))
+
+
 def test_int8_latencies_are_ratios_to_the_original_in_int8(model, split):
     plain = make_session(model, split, Budget(macs=0.5), meter=ScriptedMeter())
     session = make_session(model, split, Budget(latency=0.5), meter=ScriptedMeter(), latency_precision="int8")

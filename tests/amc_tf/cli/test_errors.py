@@ -42,7 +42,7 @@ def test_no_such_file(amc, tmp_path, verb):
 
 
 def test_unknown_zoo_name_lists_the_zoo(amc):
-    assert "one of: demo." in sentence(amc("inspect", "mobilenet_v9"))
+    assert "one of: demo, plain20." in sentence(amc("inspect", "mobilenet_v9"))
 
 
 @pytest.mark.parametrize(
@@ -264,7 +264,7 @@ def test_a_failing_process_writes_one_sentence_and_nothing_else(files):
     result = run_process("inspect", "nothing.keras", folder=files, timeout=60)
     assert (result.returncode, result.stdout) == (1, "")
     assert result.stderr == (
-        "amc-tf: There is no file nothing.keras; give a .keras or .h5 file, or one of: demo.\n"
+        "amc-tf: There is no file nothing.keras; give a .keras or .h5 file, or one of: demo, plain20.\n"
     )
 
 
