@@ -82,6 +82,7 @@ def test_a_report_with_a_table_that_is_none_is_refused(amc, runs, tmp_path):
     assert f"{tmp_path / 'phone.json'} is damaged or no latency table" in outcome.err
 
 
+@pytest.mark.slow
 def test_json_prints_exactly_the_summary(amc, tmp_path):
     outcome = amc(*COMPRESS, "--out", tmp_path / "x", "--json")
     summary = json.loads((tmp_path / "x" / "summary.json").read_text())
@@ -94,6 +95,7 @@ def test_json_prints_exactly_the_summary(amc, tmp_path):
     assert "search: " in outcome.err
 
 
+@pytest.mark.slow
 def test_an_earlier_run_is_only_touched_when_told(amc, runs):
     refused = amc(*COMPRESS, "--out", runs / "x")
     assert refused.code == 1

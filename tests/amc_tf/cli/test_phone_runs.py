@@ -100,6 +100,7 @@ def at_episode(monkeypatch, number, action):
     monkeypatch.setattr(console, "make_progress", lambda *, quiet: Acting())
 
 
+@pytest.mark.slow
 def test_every_network_is_timed_by_litert_over_adb_and_the_plan_is_within_budget(amc, clean_adbd, tmp_path):
     binary, run = write_stand_in(tmp_path / "benchmark_model"), tmp_path / "run"
     words = ["demo", "--data=digits", "--budget=latency=0.5", "--episodes=3", "--finetune-epochs=0", *SHORT]
