@@ -9,9 +9,10 @@ from amc_tf.plan import uniform_plan
 from tests.harness import check_network
 
 # Name: number of channel groups, share of the MACs that half the channels everywhere cost.
-QUICK = {"MobileNet": (14, 0.27), "MobileNetV2": (25, 0.30), "MobileNetV3Small": (27, 0.33)}
+QUICK = {"MobileNet": (14, 0.27), "MobileNetV2": (25, 0.30)}
 SLOW = {
     **QUICK,
+    "MobileNetV3Small": (27, 0.33),
     "MobileNetV3Large": (30, 0.30),
     "EfficientNetB0": (40, 0.30),
     "ResNet50": (37, 0.27),
@@ -41,7 +42,7 @@ def test_mobilenets_are_prunable_to_a_third_of_their_macs(name):
 
 @pytest.mark.slow
 def test_mobilenet_v3_of_tf_keras_is_prunable_through_its_operations():
-    check_application(tf_keras, "MobileNetV3Small", 32, *QUICK["MobileNetV3Small"])
+    check_application(tf_keras, "MobileNetV3Small", 32, *SLOW["MobileNetV3Small"])
 
 
 @pytest.mark.slow

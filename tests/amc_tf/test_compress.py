@@ -228,6 +228,7 @@ def test_fine_tuning_recovers_accuracy(summary):
     assert summary["finetuned"]["top1"] >= summary["pruned"]["top1"]
 
 
+@pytest.mark.slow
 def test_the_model_file_loads_where_the_package_was_never_imported(finished, tmp_path):
     result, folder, _ = finished
     images = to_input_range(VALIDATION.images[:4], RANGE)
@@ -344,6 +345,7 @@ def test_an_unreachable_accuracy_becomes_a_sentence(model):
             run(model, budget=amc_tf.Budget(accuracy=1.0), settings=settings)
 
 
+@pytest.mark.slow
 def test_a_tf_keras_model_is_compressed_end_to_end(tmp_path):
     model = make_classifier(tf_keras)
     result = run(model, out=tmp_path)

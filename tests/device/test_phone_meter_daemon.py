@@ -107,6 +107,7 @@ def test_a_phone_that_drops_out_while_it_cools_is_found_again(
     assert networks_on(daemon) == 1
 
 
+@pytest.mark.slow
 def test_two_phones_share_a_candidate_and_one_goes_on_alone(
     start_adbd: Callable[..., Daemon], start: Start
 ) -> None:
