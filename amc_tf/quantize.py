@@ -31,10 +31,9 @@ from amc_tf.finetune import EpochRecord, FinetuneResult, finetune
 from amc_tf.image_data import ImageData, to_input_range
 from amc_tf.settings import FinetuneSettings
 from amc_tf.trace import Call, trace_model
-from amc_tf.twin import to_tf_keras
+from amc_tf.twin import keeping_keras3, to_tf_keras
 
 _NUM_RANGE_IMAGES = 100
-_LEGACY_KERAS = "TF_USE_LEGACY_KERAS"
 # Activations that a convolution runs by itself; any other becomes a layer of its own.
 _FUSED = ("linear", "relu")
 # Layers that the toolkit leaves out although there are int8 operators for them; their output has a range.
@@ -139,21 +138,8 @@ def most_accurate(networks: Mapping[str, bytes], data: ImageData, *, input_range
 
 
 def _load_toolkit() -> Any:
-    """Imports tensorflow-model-optimization, and leaves the process as it was otherwise.
-
-    The import sets a variable that makes `tf.keras` Keras 2 wherever it is used for the first time after it.
-    """
-    import tensorflow
-
-    before = os.environ.get(_LEGACY_KERAS)
-    vars(tensorflow)["keras"].__name__  # noqa: B018, the first use of this lazy module settles what it is
-    try:
+    with keeping_keras3():
         import tensorflow_model_optimization as toolkit
-    finally:
-        if before is None:
-            os.environ.pop(_LEGACY_KERAS, None)
-        else:
-            os.environ[_LEGACY_KERAS] = before
     return toolkit.quantization.keras
 
 

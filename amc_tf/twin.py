@@ -70,8 +70,8 @@ def to_keras3(model: Any) -> Any:
 def keeping_keras3() -> Iterator[None]:
     """Lets the import of tensorflow-model-optimization leave the process as it was otherwise.
 
-    It sets a variable that makes `tf.keras` Keras 2 for all that use it for the first time after it, in this
-    process and in those that it starts.
+    It sets a variable that makes TensorFlow's own Keras version 2 for all that use it for the first time
+    after it, in this process and in those that it starts.
     """
     before = os.environ.get(_LEGACY_KERAS)
     vars(tf)["keras"].__name__  # noqa: B018, the first use of this lazy module settles what it is
