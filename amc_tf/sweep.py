@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -87,9 +88,9 @@ def sweep(  # noqa: PLR0913, the façade: each argument is a choice of the user
     names = _folder_names(budgets)
     listener, labels = progress or Progress(), labels or {}
     folders = {name: Path(out) / name for name in names}
-    for folder in folders.values():
-        with RunFolder(folder, resume=resume, overwrite=overwrite):
-            pass  # refuses an earlier run, or clears it, before hours are spent on another budget
+    with contextlib.ExitStack() as claimed:  # an earlier run is refused before hours are spent on another
+        for folder in folders.values():
+            claimed.enter_context(RunFolder(folder, resume=resume, overwrite=overwrite))
     summaries: dict[str, Mapping[str, Any]] = {}
     failures: dict[str, str] = {}
     for number, (name, budget) in enumerate(zip(names, budgets, strict=True), 1):
