@@ -19,6 +19,7 @@ from amc_tf.clone import clone_with, is_tf_keras
 from amc_tf.distillation import are_probabilities, distillation_loss, soften, to_log_probabilities
 from amc_tf.errors import DataError, ModelError, SettingsError
 from amc_tf.evaluate import Accuracy, accuracy
+from amc_tf.fused_norm import with_fused_norm
 from amc_tf.image_data import ImageData, to_input_range
 from amc_tf.settings import FinetuneSettings
 
@@ -107,7 +108,7 @@ def finetune(
         SettingsError: If the loss becomes NaN or infinite; a smaller learning rate is named.
     """
     _check(model, train, validation, teacher)
-    student = _copy(model)
+    student = _copy(model) if is_tf_keras(model) else with_fused_norm(_copy(model))
     batches = _Batches(
         train, settings=settings, input_range=input_range, num_classes=int(model.output_shape[-1])
     )

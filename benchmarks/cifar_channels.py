@@ -25,17 +25,15 @@ from amc_tf import controls
 from amc_tf.budget import Budget
 from amc_tf.data import DataSplit, ImageData, split_data
 from amc_tf.evaluate import accuracy
-from amc_tf.models.resnet import cifar_resnet, load_weights
 from amc_tf.rebuild import rebuild
 from amc_tf.run_folder import RunFolder, write_keras_model
 from amc_tf.search import DROPPED
 from amc_tf.session import PruningSession
 from amc_tf.settings import SearchSettings
-from benchmarks.shared_data import data_dir, load_cifar10
+from benchmarks.shared_data import data_dir, load_cifar10, load_cifar_network
 
 _LOGGER = logging.getLogger(__name__)
 _CONTROLS = {"uniform": controls.uniform, "shallow": controls.shallow, "deep": controls.deep}
-_RESNETS = {"resnet20": 20, "resnet56": 56}
 _EVALUATION_BATCH = 500
 
 
@@ -45,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     folder = data_dir(given.data_dir)
     train, test = load_cifar10(folder)
-    model = load_network(given.network, folder)
+    model = load_cifar_network(given.network, folder)
     given.out.mkdir(parents=True, exist_ok=True)
     rows = []
     for seed in given.seeds:
@@ -71,15 +69,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         (given.out / "results.json").write_text(json.dumps(report, indent=1) + "\n")
         _LOGGER.info("%s", json.dumps(row))
     return 0
-
-
-def load_network(name: str, folder: Path) -> keras.Model:
-    """Builds a published residual network with its weights, or loads a .keras file."""
-    if name not in _RESNETS:
-        return keras.models.load_model(name, compile=False)
-    model = cifar_resnet(_RESNETS[name])
-    load_weights(model, folder / "weights" / f"cifar10_{name}.npz")
-    return model
 
 
 def run_seed(

@@ -32,8 +32,7 @@ from amc_tf.sequential import SequentialReconstructor
 from amc_tf.session import PruningSession
 from amc_tf.settings import SearchSettings
 from amc_tf.weights import Weights
-from benchmarks.cifar_channels import load_network
-from benchmarks.shared_data import data_dir, load_cifar10
+from benchmarks.shared_data import data_dir, load_cifar10, load_cifar_network
 from benchmarks.training import Recipe, train
 
 _LOGGER = logging.getLogger(__name__)
@@ -45,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = _parse(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     folder = data_dir(given.data_dir)
-    model = load_network(given.network, folder)
+    model = load_cifar_network(given.network, folder)
     settings = SearchSettings(seed=given.seed, round_to=1, num_search_images=given.search_images)
     split = split_data(
         *load_cifar10(folder),

@@ -2,7 +2,8 @@
 
 The folder is named by ``--data-dir`` or the environment variable ``AMC_DATA_DIR``. Expected in it:
 ``cifar10/{split}_{NN}.webp`` (2,500 lossless 32x32 tiles each, 25 per row) with ``{split}_labels.npy``;
-``imagenet_samples/{class:04d}.jpg``; ``imagenet_test/NNNN.jpg`` with ``labels.csv``.
+``imagenet_samples/{class:04d}.jpg``; ``imagenet_test/NNNN.jpg`` with ``labels.csv``;
+``weights/cifar10_resnet{20,56}.npz``.
 """
 
 from __future__ import annotations
@@ -12,17 +13,20 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+import keras
 import numpy as np
 from PIL import Image
 
 from amc_tf.data import CIFAR10_NAMES, ImageData
 from amc_tf.errors import DataError
+from amc_tf.models.resnet import cifar_resnet, load_weights
 
 DATA_DIR_VARIABLE = "AMC_DATA_DIR"
 CIFAR_IMAGE_SIZE = 32
 CIFAR_TILES_PER_ROW = 25
 IMAGENET_IMAGE_SIZE = 224
 NUM_IMAGENET_CLASSES = 1000
+_RESNETS = {"resnet20": 20, "resnet56": 56}
 
 
 def data_dir(given: str | os.PathLike[str] | None = None) -> Path:
@@ -53,6 +57,25 @@ def load_cifar10(folder: Path | None = None) -> tuple[ImageData, ImageData]:
     """
     folder = folder or data_dir()
     return _load_cifar_split(folder / "cifar10", "train"), _load_cifar_split(folder / "cifar10", "test")
+
+
+def load_cifar_network(name: str, folder: Path) -> keras.Model:
+    """Builds a published residual network with its weights, or loads a .keras file.
+
+    Args:
+        name: ``resnet20``, ``resnet56`` or the path of a .keras file.
+        folder: the data folder, as returned by ``data_dir``.
+
+    Raises:
+        DataError: if there is no such file.
+    """
+    if name in _RESNETS:
+        model = cifar_resnet(_RESNETS[name])
+        load_weights(model, folder / "weights" / f"cifar10_{name}.npz")
+        return model
+    if not Path(name).is_file():
+        raise DataError(f"{name} is no file; give one of {', '.join(_RESNETS)} or the path of a .keras file.")
+    return keras.models.load_model(name, compile=False)
 
 
 def load_imagenet_samples(folder: Path) -> ImageData:

@@ -13,6 +13,7 @@ import numpy as np
 
 from amc_tf.augment import augmentation
 from amc_tf.data import ImageData, to_input_range
+from amc_tf.fused_norm import with_fused_norm
 
 MOMENTUM = 0.9
 
@@ -97,7 +98,7 @@ def train(
             the weights of that epoch.
         callbacks: More of them; their model is the copy that is trained, whose layers have the same names.
     """
-    twin = _training_twin(model, recipe.norm_momentum)
+    twin = with_fused_norm(model, momentum=recipe.norm_momentum)
     batches = Batches(data, recipe, seed=seed)
     twin.compile(
         _optimizer(twin, recipe, len(batches)),
@@ -112,28 +113,6 @@ def train(
 
     report = keras.callbacks.LambdaCallback(on_epoch_end=hand_over)
     twin.fit(batches, epochs=recipe.epochs, verbose=0, callbacks=[report, *callbacks], shuffle=False)
-
-
-def _training_twin(model: keras.Model, norm_momentum: float) -> keras.Model:
-    """Copies a model with batch normalization that trains fast; the weights keep their order."""
-    norm_class = _fast_norm()
-
-    def clone(layer: keras.layers.Layer) -> keras.layers.Layer:
-        if isinstance(layer, keras.layers.BatchNormalization):
-            return norm_class.from_config({**layer.get_config(), "momentum": norm_momentum})
-        return type(layer).from_config(layer.get_config())
-
-    twin = keras.models.clone_model(model, clone_function=clone)
-    twin.set_weights(model.get_weights())
-    return twin
-
-
-def _fast_norm() -> type[keras.layers.BatchNormalization]:
-    if keras.backend.backend() != "tensorflow":
-        return keras.layers.BatchNormalization
-    from benchmarks.fused_norm import FusedBatchNormalization
-
-    return FusedBatchNormalization
 
 
 def _optimizer(model: keras.Model, recipe: Recipe, steps_per_epoch: int) -> keras.optimizers.Optimizer:

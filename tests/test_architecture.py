@@ -99,6 +99,7 @@ LAYERS = (
     "amc_tf.bundle_maker",
     "amc_tf.augment",
     "amc_tf.distillation",
+    "amc_tf.fused_norm",
     "amc_tf.finetune",
     "amc_tf.sparsity",
     "amc_tf.quantize",
