@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -10,18 +11,21 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from amc_tf.calibration import MAX_FEATURES, InputStatistics, MomentSums
+from amc_tf.activation_fit import Range, Samples, fit, linear_range
+from amc_tf.calibration import MAX_FEATURES
 from amc_tf.errors import SettingsError
 from amc_tf.layers.base import LayerRule
 from amc_tf.layers.weighted import scale_and_offset
 from amc_tf.network import NetworkFunction, is_linear
 from amc_tf.plan import PruningPlan
-from amc_tf.reconstruct import shift_outputs, solve_ridge
+from amc_tf.reconstruct import shift_outputs
 from amc_tf.trace import Call
 from amc_tf.weights import Weights
 from amc_tf.windows import read_windows, sample_positions
 
 _MAX_TENSOR_BYTES = 2**28
+_MAX_SAMPLE_BYTES = 2**28
+_SMALLEST_SCALE = 1e-6  # of a batch normalisation whose outputs still depend on its inputs
 
 
 class SequentialReconstructor:
@@ -32,12 +36,13 @@ class SequentialReconstructor:
     by side on the calibration images. Each reading layer in turn is fitted by least squares on the slim
     inputs to the original output, as He et al. (ICCV 2017) prune whole models. Where the output goes into a
     sum, what the other terms of the sum have lost is added to the target, so that a residual branch makes up
-    for its shortcut, as they do for multi-branch networks. The ridge pulls towards the original kernel.
+    for its shortcut, as they do for multi-branch networks. Where it goes into a ReLU or ReLU6, only what that
+    lets through counts (see `amc_tf.activation_fit`). The ridge pulls towards the original kernel.
 
     It takes two inferences of all images, and the statistics for one solve per layer. It helps most where the
     layers still explain nearly all of their outputs, as in residual networks at half the operations; where
     they do not, least squares shrinks the outputs, and `Reconstructor` with batch-norm statistics measured
-    again is better (MobileNet-V1 at half its operations): compare the two.
+    again may be better: compare the two.
 
     Layers that are called more than once, or with too many inputs, keep their cut kernels.
 
@@ -85,35 +90,75 @@ class SequentialReconstructor:
 
     def _refit(self, walk: _Walk, call: Call, rule: LayerRule, *, key: tuple[int, int]) -> None:
         """Replaces the kernel of one layer in the slim weights."""
-        name = (rule.reads or ("", 0))[0]
+        name, axis = rule.reads or ("", 0)
         kernel = walk.weights[call.path][name]
+        columns = walk.kept(call.path, name, axis + 1)
+        behind = walk.behind(call, columns)
+        samples = self._sample(walk, call, rule, behind, columns, key)
+        # In units of the sum that the activation sees; outputs without a scale there keep their kernel.
+        counts = np.abs(behind.scale) > _SMALLEST_SCALE
+        scale = np.where(counts, behind.scale, 1.0)
         start = kernel.reshape(-1, kernel.shape[-1]).astype(np.float64)
-        moments = self._moments(walk, call, rule, key)
-        fitted, offset = _fit(moments, start, self._ridge, intercept=True)
-        if not shift_outputs(self._network, walk.weights, call.path, offset):
-            fitted, _ = _fit(moments, start, self._ridge, intercept=False)
-        refitted: NDArray[np.float32] = fitted.astype(np.float32).reshape(kernel.shape)
+
+        def fitted(*, intercept: bool) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+            return fit(samples, start * scale, ridge=self._ridge, intercept=intercept, linear=behind.linear)
+
+        found, constant = fitted(intercept=True)
+        shift = np.where(counts, (constant - behind.offset) / scale, 0.0)
+        if not shift_outputs(self._network, walk.weights, call.path, shift.astype(np.float32)):
+            found, _ = fitted(intercept=False)
+        refitted = np.where(counts, found / scale, start).astype(np.float32).reshape(kernel.shape)
         walk.weights[call.path] = {**walk.weights[call.path], name: refitted}
 
-    def _moments(self, walk: _Walk, call: Call, rule: LayerRule, key: tuple[int, int]) -> InputStatistics:
-        """Gathers the joint moments of the slim inputs and the wanted outputs (bias left out) of a layer."""
-        name, axis = rule.reads or ("", 0)
+    def _sample(
+        self,
+        walk: _Walk,
+        call: Call,
+        rule: LayerRule,
+        behind: _Behind,
+        columns: NDArray[np.int64],
+        key: tuple[int, int],
+    ) -> Samples:
+        """Gathers slim inputs, and what the sum behind the layer should be, at sampled positions."""
+        name = (rule.reads or ("", 0))[0]
         full = self._network.weights[call.path][name]
-        columns = walk.kept(call.path, name, axis + 1)
-        kernel = tf.constant(full.reshape(-1, full.shape[-1])[:, columns])
-        shortfall = walk.shortfall(call, columns)
-        sums = MomentSums(math.prod(walk.weights[call.path][name].shape[:-1]) + len(columns))
+        kernel = tf.constant(full.reshape(-1, full.shape[-1])[:, columns] * behind.scale)
+        num_inputs = math.prod(walk.weights[call.path][name].shape[:-1])
+        most = max(1, _MAX_SAMPLE_BYTES // (4 * num_inputs * len(self._images)))
+        parts = []
         for number, batch in enumerate(walk.batches):
             original, slim = (
                 rule.reading(call, [tensors[call.inputs[0]][batch]], {name: weights[call.path][name]})
                 for tensors, weights in ((walk.original, self._network.weights), (walk.slim, walk.weights))
             )
-            positions = sample_positions(slim, self._points, tf.constant((key[0] + number, key[1])))
-            wanted = read_windows(original, positions) @ kernel
-            if shortfall is not None:
-                wanted += _at(shortfall[batch], positions)
-            sums.add(tf.concat([read_windows(slim, positions), wanted], axis=1), tf.constant(number))
-        return sums.summarise()
+            positions = sample_positions(
+                slim, min(self._points, most), tf.constant((key[0] + number, key[1]))
+            )
+            wanted = read_windows(original, positions) @ kernel + behind.offset.astype(np.float32)
+            beside = tf.zeros_like(wanted)
+            if behind.others is not None:
+                wanted += _at(behind.others[0][batch], positions)
+                beside = _at(behind.others[1][batch], positions)
+            parts.append((read_windows(slim, positions), wanted, beside))
+        return Samples(*(tf.concat(part, axis=0) for part in zip(*parts, strict=True)))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Behind:
+    """What becomes of the kept outputs x of a layer, bias left out: activation(scale * x + offset + others).
+
+    Attributes:
+        scale: float32 [outputs], of the batch normalisation.
+        offset: float32 [outputs], of bias and batch normalisation, in the original network.
+        others: the other terms of the sum in the original and in the slim network, float32 [images, rows,
+            columns, outputs]; None without a sum, or where a term is not known yet.
+        linear: where the activation is the identity; None where there is none, or it is nowhere flat.
+    """
+
+    scale: NDArray[np.float32]
+    offset: NDArray[np.float32]
+    others: tuple[Any, Any] | None
+    linear: Range | None
 
 
 class _Walk:
@@ -162,30 +207,36 @@ class _Walk:
             return np.arange(self._network.weights[path][name].shape[axis])
         return np.flatnonzero(channel_map.kept(self._masks))
 
-    def shortfall(self, call: Call, columns: NDArray[np.int64]) -> Any:
-        """Returns what the other terms of the sum that a call's output goes into have lost so far.
-
-        Args:
-            call: of a reading layer.
-            columns: the outputs of its layer that stay.
-
-        Returns:
-            float32 [images, rows, columns, outputs] in units of the call's own output, batch normalisation
-            behind it undone; None if the output goes elsewhere, or another term is not known yet.
-        """
-        tensor, scale = call.outputs[0], np.ones(len(columns), np.float32)
+    def behind(self, call: Call, columns: NDArray[np.int64]) -> _Behind:
+        """Returns what becomes of the outputs of a reading layer that stay (`columns`)."""
+        arrays = self._network.weights[call.path]
+        scale = np.ones(len(columns), np.float32)
+        offset = arrays["bias"][columns] if "bias" in arrays else np.zeros(len(columns), np.float32)
+        if not is_linear(call.layer):
+            return _Behind(scale, offset, None, linear_range(call.layer))
+        tensor = call.outputs[0]
         reader = self._only_reader(tensor)
         if reader is not None and self._network.folded.get(reader.path) == call.path:
-            scale = scale_and_offset(reader.layer, self._network.weights[reader.path])[0][columns]
+            folded = scale_and_offset(reader.layer, self._network.weights[reader.path])
+            scale, shift = (part[columns] for part in folded)
+            offset = offset * scale + shift
             tensor = reader.outputs[0]
             reader = self._only_reader(tensor)
-        if reader is None or type(reader.layer).__name__ != "Add" or not is_linear(call.layer):
-            return None
+        others = None
+        if reader is not None and type(reader.layer).__name__ == "Add":
+            others = self._other_terms(reader, tensor, columns)
+            if others is None:
+                return _Behind(scale, offset, None, None)
+            reader = self._only_reader(reader.outputs[0])
+        return _Behind(scale, offset, others, None if reader is None else linear_range(reader.layer))
+
+    def _other_terms(self, reader: Call, tensor: int, columns: NDArray[np.int64]) -> tuple[Any, Any] | None:
+        """Returns what a sum adds to a tensor, originally and now; None if that is not known yet."""
         others = [other for other in reader.inputs if other != tensor]
         if any(other not in self.slim for other in others) or len({*reader.input_shapes}) > 1:
             return None
-        lost = sum(tf.gather(self.original[other], columns, axis=-1) - self.slim[other] for other in others)
-        return lost * np.divide(1.0, scale, out=np.zeros_like(scale), where=np.abs(scale) > 1e-6)
+        original = sum(tf.gather(self.original[other], columns, axis=-1) for other in others)
+        return original, sum(self.slim[other] for other in others)
 
     def compute(self, number: int) -> None:
         """Computes a call in both networks, and forgets what no later call reads."""
@@ -207,30 +258,6 @@ class _Walk:
     def _only_reader(self, tensor: int) -> Call | None:
         readers = self._readers.get(tensor, [])
         return readers[0] if len(readers) == 1 else None
-
-
-def _fit(
-    moments: InputStatistics, start: NDArray[np.float64], ridge: float, *, intercept: bool
-) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
-    """Solves one layer.
-
-    Args:
-        moments: joint moments of inputs and wanted outputs, in that order.
-        start: float64 [inputs, outputs], the kernel that the ridge pulls towards.
-        ridge: as a share of the mean diagonal.
-        intercept: whether a constant may be added to the outputs.
-
-    Returns:
-        The kernel, float64 [inputs, outputs], and the constant, float32 [outputs].
-    """
-    table = (moments.covariance if intercept else moments.second_moment).astype(np.float64)
-    size = len(start)
-    among, wanted = table[:size, :size], table[:size, size:]
-    missing = wanted - among @ start
-    change = solve_ridge(among.copy(), missing, ridge=ridge, mean_square=moments.mean_square[:size])
-    kernel = start + change
-    offset = moments.mean[size:] - moments.mean[:size] @ kernel
-    return kernel, offset.astype(np.float32)
 
 
 def _at(tensor: Any, positions: Any) -> Any:

@@ -80,6 +80,7 @@ LAYERS = (
     "amc_tf.calibration",
     "amc_tf.importance",
     "amc_tf.reconstruct",
+    "amc_tf.activation_fit",
     "amc_tf.sequential",
     "amc_tf.batch_norm",
     "amc_tf.candidate",

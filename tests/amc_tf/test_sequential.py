@@ -39,13 +39,22 @@ def residual_network(*, num_blocks=2, swapped=False):
 
 def stream(network, weights, images):
     """What the last residual sum puts out."""
-    found = []
     last_sum = next(
         call for call in reversed(network.graph.trace.calls) if type(call.layer).__name__ == "Add"
     )
+    return read_by(network, weights, images, lambda call: call.inputs == last_sum.outputs)
+
+
+def last_input(network, weights, images):
+    """What the layer called "last" reads."""
+    return read_by(network, weights, images, lambda call: call.path == "last")
+
+
+def read_by(network, weights, images, is_meant):
+    found = []
 
     def observe(call, inputs):
-        if call.inputs == last_sum.outputs:
+        if is_meant(call):
             found.append(np.asarray(inputs[0]))
 
     network.run(images, weights, observer=observe)
@@ -110,11 +119,48 @@ def test_residual_network_comes_nearer_than_with_moments_of_the_original(swapped
 def test_residual_branch_makes_up_for_what_its_shortcut_lost(monkeypatch):
     network, images = NetworkFunction(residual_network(num_blocks=6)), random_images(200)
     together = SequentialReconstructor(network, images)(pruned_inside(network))
-    monkeypatch.setattr(sequential._Walk, "shortfall", lambda *arguments: None)
+    monkeypatch.setattr(sequential._Walk, "_other_terms", lambda *arguments: None)
 
     apart = SequentialReconstructor(network, images)(pruned_inside(network))
 
     assert rms(network, together) < 0.95 * rms(network, apart)
+
+
+def test_only_what_the_activation_lets_through_counts(monkeypatch):
+    def body(hidden):
+        for _ in range(4):
+            hidden = keras.layers.Conv2D(8, 3, padding="same", use_bias=False)(hidden)
+            hidden = keras.layers.ReLU()(keras.layers.BatchNormalization()(hidden))
+        return keras.layers.ZeroPadding2D(0, name="last")(hidden)
+
+    network, images = NetworkFunction(randomize(classifier(keras, body))), random_images(300)
+    plan = widths_to_plan(network.graph, [2, 2, 2, 2, 8])
+
+    def error(weights):
+        slim, original = (last_input(network, w, images[200:]) for w in (weights, network.weights))
+        return float(np.square(slim - original).mean())
+
+    aware = SequentialReconstructor(network, images[:200])(plan)
+    monkeypatch.setattr(sequential, "linear_range", lambda layer: None)
+
+    linear = SequentialReconstructor(network, images[:200])(plan)
+
+    assert error(aware) < 0.95 * error(linear)
+
+
+def test_outputs_that_batch_norm_ignores_keep_their_kernel():
+    model = residual_network(num_blocks=1)
+    norm = model.get_layer("norm0")
+    gamma, *others = norm.get_weights()
+    norm.set_weights([np.where(np.arange(8) == 3, 0.0, gamma), *others])
+    network = NetworkFunction(model)
+    plan = pruned_inside(network)
+
+    weights = SequentialReconstructor(network, random_images(20))(plan)
+
+    cut = network.slice(plan)
+    np.testing.assert_array_equal(weights["outer0"]["kernel"][..., 3], cut["outer0"]["kernel"][..., 3])
+    assert np.abs(weights["outer0"]["kernel"] - cut["outer0"]["kernel"])[..., 2].max() > 1e-3
 
 
 def test_same_seed_gives_the_same_weights_and_positions_depend_on_it():
