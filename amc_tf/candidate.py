@@ -11,6 +11,7 @@ from amc_tf.importance import find_importance
 from amc_tf.network import NetworkFunction
 from amc_tf.plan import PruningPlan, widths_to_plan
 from amc_tf.reconstruct import Reconstructor
+from amc_tf.sequential import SequentialReconstructor
 from amc_tf.weights import Weights
 
 
@@ -24,6 +25,7 @@ class CandidateBuilder:
             batch normalisation behind them folded in, so that the scale of an output counts.
         reconstruct: whether kernels that read pruned channels are re-fitted by least squares.
         batch_norm: estimator of the batch-norm statistics, None to keep the original's.
+        in_order: re-fits all layers in network order, which takes the place of both.
 
     Raises:
         SettingsError: if there is no such importance.
@@ -37,12 +39,14 @@ class CandidateBuilder:
         importance: str,
         reconstruct: bool = True,
         batch_norm: BatchNormEstimator | None = None,
+        in_order: SequentialReconstructor | None = None,
     ) -> None:
         folded = network.fold(network.weights)
         self._scores = find_importance(importance)(network.graph, folded, calibration)
         self._network = network
         self._reconstructor = Reconstructor(network, calibration) if reconstruct else None
         self._batch_norm = batch_norm
+        self._in_order = in_order
 
     def count(self, widths: Sequence[int]) -> Cost:
         """Counts the exact cost of the network with these widths."""
@@ -58,5 +62,7 @@ class CandidateBuilder:
 
     def weights(self, plan: PruningPlan) -> Weights:
         """Returns the slim weights of a plan after the recoveries that are on."""
+        if self._in_order:
+            return self._in_order(plan)
         weights = self._reconstructor(plan) if self._reconstructor else self._network.slice(plan)
         return self._batch_norm(weights) if self._batch_norm else weights

@@ -41,6 +41,7 @@ from amc_tf.weights import Weights
 LATENCY_MARGIN = 0.03
 # Calibration images of an int8 candidate whose accuracy counts; a finished network gets more.
 _NUM_INT8_IMAGES = 32
+_POINTS_IN_SEARCH = 16  # per image and layer, for re-fitting candidates in network order
 
 
 class PruningSession:
@@ -245,6 +246,14 @@ class PruningSession:
             importance=settings.importance,
             reconstruct=settings.reconstruct,
             batch_norm=self._make_batch_norm(),
+            in_order=self._make_in_order(images[: settings.num_in_order_images]),
+        )
+
+    def _make_in_order(self, images: NDArray[np.float32]) -> SequentialReconstructor | None:
+        if not len(images):
+            return None
+        return SequentialReconstructor(
+            self.network, images, points_per_image=_POINTS_IN_SEARCH, seed=self.settings.seed
         )
 
     def _make_batch_norm(self) -> BatchNormEstimator | None:

@@ -99,6 +99,9 @@ class SearchSettings:
         reestimate_batch_norm: Whether batch-norm statistics are measured again after pruning.
         num_calibration_images: Images for reconstruction and batch-norm statistics.
         num_batch_norm_images: How many of these measure the batch-norm statistics of each candidate.
+        num_in_order_images: On how many of these each candidate is re-fitted in network order (see
+            `amc_tf.sequential`): seconds each, where networks lose so much that the usual recovery, which 0
+            leaves in place, says little of what can be had in the end.
         num_search_images: Held-out training images whose accuracy is in the reward.
         checkpoint_every: Episodes between two checkpoints.
         max_dropped_in_a_row: After so many networks in a row that cannot be timed the search stops.
@@ -122,6 +125,7 @@ class SearchSettings:
     reestimate_batch_norm: bool = True  # ours
     num_calibration_images: int = 500  # ours
     num_batch_norm_images: int = 200  # ours
+    num_in_order_images: int = 0
     num_search_images: int = 500  # ours; the paper holds out 5,000 (CIFAR-10) or 3,000 (ImageNet)
     checkpoint_every: int = 10  # ours
     max_dropped_in_a_row: int = 3  # ours
@@ -141,7 +145,7 @@ class SearchSettings:
             "max_dropped_in_a_row",
         ):
             _check_int(self, name, at_least=1)
-        for name in ("warmup_episodes", "seed"):
+        for name in ("warmup_episodes", "seed", "num_in_order_images"):
             _check_int(self, name, at_least=0)
         _check_number(self, "min_keep_ratio", above=0.0, at_most=1.0)
         _check_number(self, "min_budget_use", at_least=0.0, at_most=1.0)
@@ -161,6 +165,8 @@ class SearchSettings:
                 f"warmup_episodes is {self.warmup_episodes} but there are only {self.episodes} episodes; give"
                 f" more episodes or a warm-up of at most {self.episodes - 1}."
             )
+        if self.num_in_order_images and not self.reconstruct:
+            raise SettingsError("num_in_order_images re-fits weights, which reconstruct=False forbids.")
         if not isinstance(self.agent, AgentSettings):
             raise SettingsError(f"agent is {self.agent!r}; give an AgentSettings.")
 

@@ -65,6 +65,8 @@ class SparsitySession(PruningSession):
                 "A sparse network is scored and timed as a float32 network: leave latency_precision and "
                 "int8_accuracy as they are."
             )
+        if settings.num_in_order_images:
+            raise SettingsError("A sparse network is not re-fitted: leave num_in_order_images at 0.")
         self._min_keep_ratio_dense = min_keep_ratio_dense
         super().__init__(model, split, budget=budget, settings=settings, input_range=input_range, meter=meter)
 

@@ -55,6 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             num_search_images=given.search_images,
             num_calibration_images=given.calibration_images,
             num_batch_norm_images=given.batch_norm_images,
+            num_in_order_images=given.in_order_images,
         )
         split = split_data(
             train,
@@ -150,6 +151,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--search-images", type=int, default=1000)
     parser.add_argument("--calibration-images", type=int, default=1000)
     parser.add_argument("--batch-norm-images", type=int, default=200)
+    parser.add_argument("--in-order-images", type=int, default=0)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--out", type=Path, required=True)
     return parser.parse_args(arguments)

@@ -138,6 +138,8 @@ def add_search(parser: argparse.ArgumentParser) -> None:
     _add_settings(parser, SEARCH, [*_SEARCHING, importance, *_WIDTHS])
     add_int8(parser)
     add_recovery(parser)
+    in_order = "images on which each candidate is re-fitted in network order; 0: in one go, from moments"
+    _add_settings(parser, SEARCH, [("num_in_order_images", "--in-order-images", in_order)])
 
 
 def add_sparse_search(parser: argparse.ArgumentParser) -> None:

@@ -11,6 +11,7 @@ from amc_tf.importance import l1_consumer
 from amc_tf.network import NetworkFunction
 from amc_tf.plan import widths_to_plan
 from amc_tf.reconstruct import Reconstructor
+from amc_tf.sequential import SequentialReconstructor
 from tests.harness import relative_error
 from tests.trained import RANGE, make_classifier, make_split, to_input_range
 
@@ -61,6 +62,16 @@ def test_batch_norm_is_measured_on_the_reconstructed_network(parts):
     builder = CandidateBuilder(network, calibration, importance="l2_consumer", batch_norm=estimator)
     plan = builder.plan(WIDTHS)
     assert_equal(builder.weights(plan), estimator(Reconstructor(network, calibration)(plan)))
+
+
+def test_refitting_in_network_order_takes_the_place_of_other_recoveries(parts):
+    network, calibration, estimator, split = parts
+    in_order = SequentialReconstructor(network, to_input_range(split.calibration.images[:20], RANGE))
+    builder = CandidateBuilder(
+        network, calibration, importance="l2_consumer", batch_norm=estimator, in_order=in_order
+    )
+    plan = builder.plan(WIDTHS)
+    assert_equal(builder.weights(plan), in_order(plan))
 
 
 def test_the_same_widths_give_the_same_network(parts):

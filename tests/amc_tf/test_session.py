@@ -18,6 +18,7 @@ from amc_tf.image_data import DataSplit, ImageData, to_input_range
 from amc_tf.run_folder import RunFolder
 from amc_tf.score import Score
 from amc_tf.search import SearchResult
+from amc_tf.sequential import SequentialReconstructor
 from amc_tf.session import LATENCY_MARGIN, PruningSession, starting_table
 from amc_tf.settings import AgentSettings, SearchSettings
 from tests.trained import NUM_CLASSES, RANGE, ScriptedMeter, make_classifier, make_split, make_table
@@ -399,6 +400,19 @@ def test_recovery_returns_the_weights_that_are_better_on_the_search_images(macs_
     monkeypatch.setattr(macs_session, "_search_top1", is_winner)
 
     np.testing.assert_array_equal(macs_session.recover(plan)[first]["kernel"], marks[winner])
+
+
+def test_candidates_are_refitted_in_network_order_on_request(model, split):
+    session = make_session(model, split, Budget(macs=0.5), num_in_order_images=8)
+    plan = session.builder.plan(session.bounds.minimum)
+    images = to_input_range(split.calibration.images[:8], RANGE)
+    expected = SequentialReconstructor(session.network, images, points_per_image=16)(plan)
+
+    found = session.builder.weights(plan)
+
+    for path, arrays in expected.items():
+        for name, array in arrays.items():
+            np.testing.assert_array_equal(found[path][name], array)
 
 
 def test_recovery_measures_batch_norm_statistics_on_all_calibration_images(model, split):

@@ -53,6 +53,8 @@ def test_an_unknown_key_of_the_agent_inside_a_search_is_named():
         (AgentSettings, {"noise_start": float("nan")}, "noise_start is nan"),
         (AgentSettings, {"batch_size": True}, "batch_size is True; give a whole number"),
         (SearchSettings, {"episodes": 10, "warmup_episodes": 10}, "a warm-up of at most 9"),
+        (SearchSettings, {"num_in_order_images": -1}, "num_in_order_images"),
+        (SearchSettings, {"num_in_order_images": 5, "reconstruct": False}, "which reconstruct=False forbids"),
         (SearchSettings, {"min_keep_ratio": 0.0}, "min_keep_ratio is 0.0; give a number above 0"),
         (SearchSettings, {"latency_exponent": 0.07}, "at most 0"),
         (SearchSettings, {"reward": ""}, "reward is ''; give a name"),

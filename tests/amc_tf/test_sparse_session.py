@@ -135,3 +135,8 @@ def test_accuracy_guaranteed_searches_shrink_the_network(model, split, reward):
 def test_a_search_by_int8_is_refused(model, split):
     with pytest.raises(SettingsError, match="scored and timed as a float32 network"):
         make_session(model, split, int8_accuracy=True)
+
+
+def test_refitting_is_refused(model, split):
+    with pytest.raises(SettingsError, match="A sparse network is not re-fitted"):
+        make_session(model, split, num_in_order_images=10)
