@@ -1,0 +1,206 @@
+"""MobileNet-V1 at 160x160 on ten ImageNet classes: half the latency on this machine, fine-tuned; int8 too.
+
+    python -m benchmarks.imagenette_mobilenet --budget latency=0.5 --seeds 0 1 2 --out runs/imagenette
+
+The network has the published ImageNet weights, of its last layer those of the ten classes. Beside the agent
+stand the original, the widest uniform network within the budget, and width multiplier 0.70 of the same
+weights; all are fine-tuned alike, with the original as teacher, for the first seed. Latencies want a quiet
+machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import logging
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from amc_tf.budget import Budget
+from amc_tf.data import DataSplit, load_data, split_data, to_input_range
+from amc_tf.device.convert import to_tflite
+from amc_tf.device.host_meter import HostMeter
+from amc_tf.finetune import finetune
+from amc_tf.graph import count_cost
+from amc_tf.rebuild import rebuild
+from amc_tf.results import ResultMeasurer
+from amc_tf.run_folder import RunFolder, write_keras_model
+from amc_tf.session import PruningSession
+from amc_tf.settings import FinetuneSettings, SearchSettings
+from benchmarks.shared_data import data_dir
+
+INPUT_RANGE = "-1..1"
+WIDTH_MULTIPLIER = 0.70
+_IMAGE_SIZE = (160, 160, 3)
+_NUM_INT8_IMAGES = 100
+_PRECISIONS = ("float32", "int8")
+_LOGGER = logging.getLogger(__name__)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Searches with every seed, fine-tunes the networks of the first, and writes one JSON file."""
+    given = _parse(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    folder = data_dir(given.data_dir)
+    train, test = load_data(str(folder / "imagenette160"), _IMAGE_SIZE)
+    model = ten_class_mobilenet(folder, train.class_names or ())
+    given.out.mkdir(parents=True, exist_ok=True)
+    report: dict[str, Any] = {"command": sys.argv, "seeds": {}}
+    for seed in given.seeds:
+        settings = SearchSettings(
+            episodes=given.episodes, warmup_episodes=given.episodes // 4, seed=seed, num_batch_norm_images=100
+        )
+        split = split_data(
+            train,
+            test,
+            num_calibration=settings.num_calibration_images,
+            num_search=settings.num_search_images,
+            seed=seed,
+        )
+        networks, row = search(model, split, settings, given)
+        tune = seed == given.seeds[0]
+        row["networks"] = {
+            name: describe(name, network, model, split, given, tune=tune)
+            for name, network in networks.items()
+            if tune or name != "original"
+        }
+        report["seeds"][seed] = row
+        (given.out / "results.json").write_text(json.dumps(report, indent=1) + "\n")
+        _LOGGER.info("%s", json.dumps(row))
+    return 0
+
+
+def ten_class_mobilenet(folder: Path, class_ids: Sequence[str]) -> keras.Model:
+    """Builds the network for images of 160x160, with the outputs of the given classes only.
+
+    Args:
+        folder: the data folder, with ``weights/`` and ``imagenet_classes.csv`` (label, wnid, name).
+        class_ids: WordNet ids, in the order of the labels.
+    """
+    with (folder / "imagenet_classes.csv").open(newline="") as stream:
+        label_of = {row["wnid"]: int(row["label"]) for row in csv.DictReader(stream)}
+    labels = [label_of[class_id] for class_id in class_ids]
+    full = keras.applications.MobileNet(weights=None)
+    full.load_weights(folder / "weights" / "mobilenet_v1_1.0_224.weights.h5")
+    model = keras.applications.MobileNet(_IMAGE_SIZE, weights=None, classes=len(labels))
+    for layer in model.layers:
+        if layer.weights:
+            weights = full.get_layer(layer.name).get_weights()
+            is_last = layer.name == "conv_preds"
+            layer.set_weights([array[..., labels] for array in weights] if is_last else weights)
+    return model
+
+
+def search(
+    model: keras.Model, split: DataSplit, settings: SearchSettings, given: argparse.Namespace
+) -> tuple[Mapping[str, keras.Model], dict[str, Any]]:
+    """Returns the original and its slim networks before fine-tuning, and what is to be told of the search."""
+    started = time.perf_counter()
+    session = PruningSession(
+        model,
+        split,
+        budget=Budget.parse(given.budget),
+        settings=settings,
+        input_range=INPUT_RANGE,
+        meter=HostMeter(),
+    )
+    with RunFolder(given.out / f"seed{settings.seed}", resume=True) as folder:
+        result = session.search(folder, _log_episode)
+    uniform = session.uniform()
+    best, found_by = session.choose(uniform, result)
+    chosen = {
+        "agent": best.widths,
+        "uniform": uniform.widths,
+        "width 0.70": tuple(int(WIDTH_MULTIPLIER * group.num_channels) for group in session.graph.groups),
+    }
+    networks = {"original": model}
+    for name, widths in chosen.items():
+        plan = session.builder.plan(widths)
+        networks[name] = rebuild(model, plan, session.recover(plan))
+    row = {
+        "widths": {name: list(widths) for name, widths in chosen.items()},
+        "agent_found_by": found_by,
+        "search_seconds": round(time.perf_counter() - started, 1),
+    }
+    return networks, row
+
+
+def describe(
+    name: str,
+    network: keras.Model,
+    original: keras.Model,
+    split: DataSplit,
+    given: argparse.Namespace,
+    *,
+    tune: bool,
+) -> dict[str, Any]:
+    """Fine-tunes a network on request, and measures it before and after, as int8 too."""
+    row = {"before": measure(network, original, split)}
+    if tune:
+        settings = FinetuneSettings(
+            epochs=given.epochs, learning_rate=given.learning_rate, batch_size=given.batch_size
+        )
+        tuned = finetune(
+            network,
+            split.train,
+            split.search,
+            settings=settings,
+            input_range=INPUT_RANGE,
+            teacher=original,
+            on_epoch=lambda record: _LOGGER.info("%s: %s", name, record),
+        ).model
+        write_keras_model(tuned, given.out / f"{name}.keras")
+        row["after"] = measure(tuned, original, split)
+    _LOGGER.info("%s: %s", name, json.dumps(row))
+    return row
+
+
+def measure(network: keras.Model, original: keras.Model, split: DataSplit) -> dict[str, Any]:
+    """Measures a network in both precisions, beside the original in the same one."""
+    measurer = ResultMeasurer(split.test, input_range=INPUT_RANGE, meter=HostMeter())
+    calibration = to_input_range(split.calibration.images[:_NUM_INT8_IMAGES], INPUT_RANGE)
+    row = {}
+    for precision in _PRECISIONS:
+        tflite, reference = (
+            to_tflite(
+                model,
+                precision=precision,
+                calibration_images=calibration if precision == "int8" else None,
+                input_shape=_IMAGE_SIZE,
+            )
+            for model in (network, original)
+        )
+        found = measurer.measure_tflite(tflite, cost=count_cost(network), reference=reference)
+        row[precision] = found.to_json()
+    return row
+
+
+def _log_episode(record: Mapping[str, Any]) -> None:
+    _LOGGER.info(
+        "episode %d %s: top-1 %s, %s ms, best reward %s, %s s",
+        record["episode"], record["kind"], record["top1"], record["latency_ms"], record["best_reward"],
+        record["seconds"],
+    )  # fmt: skip
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--data-dir")
+    parser.add_argument("--budget", default="latency=0.5")
+    parser.add_argument("--episodes", type=int, default=150)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--batch-size", type=int, default=FinetuneSettings().batch_size)
+    parser.add_argument("--learning-rate", type=float, default=FinetuneSettings().learning_rate)
+    parser.add_argument("--out", type=Path, required=True)
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
