@@ -5,7 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -84,7 +84,7 @@ class Score:
         }
 
     @classmethod
-    def from_json(cls, value: dict[str, Any]) -> Score:
+    def from_json(cls, value: Mapping[str, Any]) -> Score:
         """Reads what `to_json` wrote."""
         return cls(
             widths=tuple(value["widths"]),
@@ -217,11 +217,27 @@ class Scorer:
         """Takes over a score from an earlier run of the same search."""
         self._known[score.widths] = score
 
+    def rescore(self, score: Score, weights: Weights) -> Score:
+        """Returns the score of the same network with other weights; it stays within the budget, or out of it.
+
+        Args:
+            score: of the network.
+            weights: its slim weights.
+        """
+        found = self._accuracy(weights)
+        reward, _ = self._judge(found, score.cost, score.latency_ms)
+        return dataclasses.replace(score, reward=reward, top1=found.top1, top5=found.top5)
+
     def _score(self, widths: tuple[int, ...]) -> Score:
         found, latency_ms = self._evaluate(self._builder.plan(widths))
         if self._timing is not None and latency_ms is not None:
             self._timing.predictor.observe(widths, latency_ms)
         cost = self._builder.count(widths)
+        reward, feasible = self._judge(found, cost, latency_ms)
+        return Score(widths, reward, found.top1, found.top5, cost, latency_ms, feasible)
+
+    def _judge(self, found: Accuracy, cost: Cost, latency_ms: float | None) -> tuple[float, bool]:
+        """Returns the reward, and whether the network is within the budget."""
         objective = self._objective
         limit = objective.limit
         outcome = Outcome(
@@ -238,8 +254,7 @@ class Scorer:
         if limit.kind == "latency" and latency_ms is not None:
             overshoot = max(0.0, latency_ms / limit.limit - 1.0)
         feasible = limit.allows(cost, latency_ms) and found.top1 >= objective.accuracy_floor
-        reward = self._reward(outcome) - overshoot
-        return Score(widths, reward, found.top1, found.top5, cost, latency_ms, feasible)
+        return self._reward(outcome) - overshoot, feasible
 
     def _evaluate(self, plan: Any) -> tuple[Accuracy, float | None]:
         """Returns accuracy and latency; both at once where the one does not disturb the other.
@@ -249,20 +264,19 @@ class Scorer:
         """
         timing = self._timing
         if timing is None:
-            return self._accuracy(plan), None
+            return self._accuracy(self._builder.weights(plan)), None
         tflite = self._convert(
             self._builder.cut(plan), timing.precision, num_images=_NUM_TIMING_IMAGES, sparse=timing.sparse
         )
         if not timing.meter.runs_elsewhere:
-            return self._accuracy(plan), timing.latency_ms(tflite)
+            return self._accuracy(self._builder.weights(plan)), timing.latency_ms(tflite)
         # It is the wait for the phone that stays in this thread, for Ctrl-C reaches it here.
         with concurrent.futures.ThreadPoolExecutor(max_workers=1) as worker:
-            found = worker.submit(self._accuracy, plan)
+            found = worker.submit(lambda: self._accuracy(self._builder.weights(plan)))
             latency_ms = timing.latency_ms(tflite)
         return found.result(), latency_ms
 
-    def _accuracy(self, plan: Any) -> Accuracy:
-        weights = self._builder.weights(plan)
+    def _accuracy(self, weights: Weights) -> Accuracy:
         if self._objective.int8_accuracy:
             runner = TFLiteRunner(self._convert(weights, "int8"), num_threads=os.cpu_count() or 1)
             return accuracy(runner.predict, self._data, input_range=self._input_range)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from amc_tf import controls
+from amc_tf import controls, finalists
 from amc_tf.batch_norm import BatchNormEstimator
 from amc_tf.budget import Bounds, Budget, Limit, WidthBounds
 from amc_tf.calibration import calibrate
@@ -25,6 +25,7 @@ from amc_tf.elite import EliteExplorer
 from amc_tf.env import PruningEnv
 from amc_tf.errors import BudgetError, MeasurementError, ModelError, SettingsError
 from amc_tf.evaluate import accuracy, check_not_chance
+from amc_tf.finalists import Choice
 from amc_tf.graph import ChannelGraph
 from amc_tf.latency_model import LatencyPredictor, probe_widths
 from amc_tf.network import NetworkFunction
@@ -98,6 +99,7 @@ class PruningSession:
         _check_precision(settings.latency_precision, meter, table)
         self.settings = settings
         self.split = split
+        self._recovered: dict[tuple[int, ...], Weights] = {}
         self.graph = ChannelGraph.from_model(model)
         self.network = NetworkFunction(model, self.graph)
         self.groups = self._make_groups()
@@ -144,32 +146,39 @@ class PruningSession:
         )
         return search.run(folder, on_episode)
 
-    def choose(self, uniform: Score, result: SearchResult) -> tuple[Score, str]:
-        """Returns the better one of the agent's best network and the uniform control, and who found it.
-
-        Returns:
-            The score, and "agent" or "uniform".
+    def choose(self, uniform: Score, result: SearchResult) -> Choice:
+        """Chooses among the best networks of a search and the uniform control; see `amc_tf.finalists`.
 
         Raises:
-            BudgetError: if neither is within the budget.
+            BudgetError: if no network is within the budget.
         """
-        best = result.best
-        if best is None and not uniform.feasible:
+
+        def recover(score: Score) -> Score:
+            return self.scorer.rescore(score, self.recover(score.widths))
+
+        choice = finalists.choose(
+            uniform, result.episodes, num_finalists=self.settings.num_finalists, recover=recover
+        )
+        if choice is None:
             raise BudgetError(
                 f"No network within the budget {self.limit.budget} was found in {len(result.episodes)} "
                 "episodes: allow more of them or a larger budget, or lower min_keep_ratio."
             )
-        if best is None or best.widths == uniform.widths or (uniform.feasible and uniform.rank > best.rank):
-            return uniform, "uniform"
-        return best, "agent"
+        return choice
 
-    def recover(self, plan: Any) -> Weights:
-        """Returns the weights of a plan that was chosen, after a longer recovery than candidates get.
+    def recover(self, widths: Sequence[int]) -> Weights:
+        """Returns the weights of a chosen network, after a longer recovery than candidates get.
 
         Batch-norm statistics are measured on all calibration images. Re-fitting in network order (see
         `amc_tf.sequential`) is better than what candidates get for some networks and worse for others: the
-        more accurate weights on the search images are returned.
+        more accurate weights on the search images are returned. They are kept for the next call.
         """
+        key = tuple(widths)
+        if key not in self._recovered:
+            self._recovered[key] = self._recover(self.builder.plan(key))
+        return self._recovered[key]
+
+    def _recover(self, plan: Any) -> Weights:
         images = to_input_range(self.split.calibration.images, self._input_range)
         weights = self.builder.weights(plan)
         if self.settings.reestimate_batch_norm:
@@ -313,7 +322,7 @@ class PruningSession:
     def _identity(self) -> Mapping[str, Any]:
         """What a checkpoint must agree with to be resumed: everything that what is found depends on."""
         settings = self.settings.to_json()
-        for name in ("checkpoint_every", "max_dropped_in_a_row"):
+        for name in ("checkpoint_every", "num_finalists", "max_dropped_in_a_row"):
             del settings[name]
         budget, search, meter = self.limit.budget, self.split.search, self._meter
         return {

@@ -103,6 +103,7 @@ class SearchSettings:
             `amc_tf.sequential`): seconds each, where networks lose so much that the usual recovery, which 0
             leaves in place, says little of what can be had in the end.
         num_search_images: Held-out training images whose accuracy is in the reward.
+        num_finalists: Networks of a search that are recovered as the chosen one is, to choose among.
         checkpoint_every: Episodes between two checkpoints.
         max_dropped_in_a_row: After so many networks in a row that cannot be timed the search stops.
         latency_exponent: w of the `soft_latency` reward; negative, so that a slower network earns less.
@@ -127,6 +128,7 @@ class SearchSettings:
     num_batch_norm_images: int = 200  # ours
     num_in_order_images: int = 0
     num_search_images: int = 500  # ours; the paper holds out 5,000 (CIFAR-10) or 3,000 (ImageNet)
+    num_finalists: int = 3  # ours
     checkpoint_every: int = 10  # ours
     max_dropped_in_a_row: int = 3  # ours
     latency_exponent: float = -0.07  # MnasNet (Tan et al., CVPR 2019), section 3.1
@@ -141,6 +143,7 @@ class SearchSettings:
             "num_calibration_images",
             "num_batch_norm_images",
             "num_search_images",
+            "num_finalists",
             "checkpoint_every",
             "max_dropped_in_a_row",
         ):

@@ -162,7 +162,8 @@ class _Sparsification:
         scores = {"uniform": session.uniform(), "threshold": session.global_threshold()}
         total = session.settings.episodes
         found = session.search(folder, lambda record: self._progress.episode(record, total))
-        scores["pruned"], found_by = session.choose(scores["uniform"], found)
+        choice = session.choose(scores["uniform"], found)
+        scores["pruned"] = choice.best
         models = {name: self._build(score) for name, score in scores.items()}
         clock.begin("finetune")
         final = models["finetuned"] = self._finetune(models["pruned"], scores["pruned"])
@@ -184,7 +185,7 @@ class _Sparsification:
         summary = {
             "pruning": "weights",
             **rows,
-            "plan_found_by": found_by,
+            "plan_found_by": choice.found_by,
             "layers": self._layers(scores),
             "verification": {"float32": verification},
             "budget": limit_to_json(session.limit),
@@ -198,7 +199,7 @@ class _Sparsification:
 
     def _build(self, score: Score) -> Any:
         """Returns the sparse network as a Keras 3 model, with the recovered statistics."""
-        weights = self._session.recover(self._session.plan(score))
+        weights = self._session.recover(score.widths)
         return to_keras3(rebuild(self._model, PruningPlan({}, {}), weights))  # every channel stays
 
     def _finetune(self, sparse: Any, score: Score) -> Any:

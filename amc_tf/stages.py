@@ -15,6 +15,7 @@ from typing import Any
 from amc_tf.budget import Budget, Limit
 from amc_tf.cost import Cost
 from amc_tf.errors import BudgetError, RunFolderError, SettingsError
+from amc_tf.finalists import Choice
 from amc_tf.plan import PruningPlan, compose
 from amc_tf.progress import Clock
 from amc_tf.rebuild import rebuild
@@ -165,12 +166,13 @@ def run_only_stage(
             f"{folder.path} holds a run of several stages: give their number to --resume, or start again "
             "with --overwrite."
         )
-    score, found_by = _search(task, session, folder)
+    choice = _search(task, session, folder)
+    score = choice.best
     pruned, plan = build(session, task.model, score)
     clock.begin("finetune")
     model, top1 = task.finetune(pruned)
     record = StageRecord(
-        session.limit, found_by, score.top1, score.top1 if top1 is None else top1, score.cost
+        session.limit, choice.found_by, score.top1, score.top1 if top1 is None else top1, score.cost
     )
     return Found(pruned, model, plan, (record,))
 
@@ -254,13 +256,14 @@ class _Stages:
         self._begin(number, "calibrate")
         session = self._task.session(before.model, budget)
         self._begin(number, "search")
-        score, found_by = _search(self._task, session, folder)
+        choice = _search(self._task, session, folder)
+        score = choice.best
         pruned, plan = build(session, before.model, score)
         self._begin(number, "finetune")
         model, top1 = self._task.finetune(pruned)
         record = StageRecord(
             limit,
-            found_by,
+            choice.found_by,
             score.top1,
             score.top1 if top1 is None else top1,
             score.cost,
@@ -297,7 +300,7 @@ def _unchanged(limit: Limit, before: Found) -> Found:
     return Found(before.model, before.model, before.plan, (*before.records, record))
 
 
-def _search(task: CompressionTask, session: PruningSession, folder: RunFolder | None) -> tuple[Score, str]:
+def _search(task: CompressionTask, session: PruningSession, folder: RunFolder | None) -> Choice:
     total = task.settings.episodes
     uniform = session.uniform()
     result = session.search(folder, lambda record: task.progress.episode(record, total))
@@ -307,7 +310,7 @@ def _search(task: CompressionTask, session: PruningSession, folder: RunFolder | 
 def build(session: PruningSession, model: Any, score: Score) -> tuple[Any, PruningPlan]:
     """Builds the slim network of a score, recovered as well as can be without training, and its plan."""
     plan = session.builder.plan(score.widths)
-    return rebuild(model, plan, session.recover(plan)), plan
+    return rebuild(model, plan, session.recover(score.widths)), plan
 
 
 def _check_folder(folder: RunFolder, num_stages: int) -> None:

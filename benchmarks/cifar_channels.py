@@ -3,8 +3,7 @@
     python -m benchmarks.cifar_channels resnet56 --budget macs=0.5 --seeds 0 1 2 --out runs/resnet56
 
 The reward is top-1 on training images that neither calibrate nor, later, train the slim network. The best
-networks of a search (`--finalists`) are recovered once more, as the controls are
-(`PruningSession.recover`), and the best of them on the search images is the result; the test images decide
+networks of a search and the controls are recovered alike (`PruningSession.recover`); the test images decide
 nothing. Slim models of every policy are saved.
 """
 
@@ -27,7 +26,6 @@ from amc_tf.data import DataSplit, ImageData, split_data
 from amc_tf.evaluate import accuracy
 from amc_tf.rebuild import rebuild
 from amc_tf.run_folder import RunFolder, write_keras_model
-from amc_tf.search import DROPPED
 from amc_tf.session import PruningSession
 from amc_tf.settings import SearchSettings
 from benchmarks.shared_data import data_dir, load_cifar10, load_cifar_network
@@ -53,6 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             seed=seed,
             round_to=given.round_to,
             num_search_images=given.search_images,
+            num_finalists=given.finalists,
             num_calibration_images=given.calibration_images,
             num_batch_norm_images=given.batch_norm_images,
             num_in_order_images=given.in_order_images,
@@ -82,7 +81,7 @@ def run_seed(
     with RunFolder(given.out / f"seed{settings.seed}", resume=True) as folder:
         result = session.search(folder, _log_episode)
         searched = time.perf_counter() - started
-        chosen["agent"] = best_finalist(session, result.episodes, split.search, given)
+        chosen["agent"] = session.choose(session.scorer(chosen["uniform"]), result).best.widths
         full = session.graph.count()
         row: dict[str, Any] = {
             "seed": settings.seed,
@@ -92,7 +91,7 @@ def run_seed(
         }
         for name, widths in chosen.items():
             plan = session.builder.plan(widths)
-            weights = session.recover(plan)
+            weights = session.recover(widths)
             row[name] = {
                 "widths": list(widths),
                 "macs_ratio": session.graph.count(widths).macs / full.macs,
@@ -102,29 +101,6 @@ def run_seed(
             write_keras_model(rebuild(model, plan, weights), folder.path / f"{name}.keras")
             folder.write_json(f"{name}.plan.json", plan.to_json())
     return row
-
-
-def best_finalist(
-    session: PruningSession,
-    episodes: Sequence[Mapping[str, Any]],
-    search: ImageData,
-    given: argparse.Namespace,
-) -> tuple[int, ...]:
-    """Returns, of the networks with the highest rewards, the one that is best once recovered."""
-    found = {
-        tuple(record["widths"]): record["reward"]
-        for record in episodes
-        if record["kind"] != DROPPED and record["feasible"]
-    }
-    finalists = sorted(found, key=lambda widths: -found[widths])[: given.finalists]
-    scores = [
-        _top1(session, session.recover(session.builder.plan(widths)), search, given) for widths in finalists
-    ]
-    _LOGGER.info(
-        "finalists as scored and recovered: %s",
-        [(found[w], s) for w, s in zip(finalists, scores, strict=True)],
-    )
-    return finalists[scores.index(max(scores))]
 
 
 def _top1(session: PruningSession, weights: Any, data: ImageData, given: argparse.Namespace) -> float:

@@ -85,11 +85,10 @@ def run_seed(
         model, split, budget=Budget.parse(given.budget), settings=settings, input_range=INPUT_RANGE
     )
     with RunFolder(given.out / f"seed{settings.seed}", resume=True) as folder:
-        found = session.search(folder, _log_episode).best
+        result = session.search(folder, _log_episode)
     searched = time.perf_counter() - started
-    if found is None:
-        raise RuntimeError(f"no plan within {given.budget} in {settings.episodes} episodes")
-    chosen = {"uniform": controls.uniform(session.bounds), "agent": found.widths}
+    uniform = session.uniform()
+    chosen = {"uniform": uniform.widths, "agent": session.choose(uniform, result).best.widths}
     if given.random_search:
         chosen["random search"] = controls.random_search(
             session.bounds,
@@ -110,7 +109,7 @@ def run_seed(
 
 def describe(session: PruningSession, widths: tuple[int, ...], split: DataSplit) -> Mapping[str, Any]:
     """Recovers a network, and runs it on the test images."""
-    weights = session.recover(session.builder.plan(widths))
+    weights = session.recover(widths)
     return {
         "widths": list(widths),
         "macs_ratio": session.graph.count(widths).macs / session.graph.count().macs,

@@ -113,19 +113,19 @@ def search(
     with RunFolder(given.out / f"seed{settings.seed}", resume=True) as folder:
         result = session.search(folder, _log_episode)
     uniform = session.uniform()
-    best, found_by = session.choose(uniform, result)
+    choice = session.choose(uniform, result)
     chosen = {
-        "agent": best.widths,
+        "agent": choice.best.widths,
         "uniform": uniform.widths,
         "width 0.70": tuple(int(WIDTH_MULTIPLIER * group.num_channels) for group in session.graph.groups),
     }
     networks = {"original": model}
     for name, widths in chosen.items():
         plan = session.builder.plan(widths)
-        networks[name] = rebuild(model, plan, session.recover(plan))
+        networks[name] = rebuild(model, plan, session.recover(widths))
     row = {
         "widths": {name: list(widths) for name, widths in chosen.items()},
-        "agent_found_by": found_by,
+        "agent_found_by": choice.found_by,
         "search_seconds": round(time.perf_counter() - started, 1),
     }
     return networks, row

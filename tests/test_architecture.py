@@ -94,6 +94,7 @@ LAYERS = (
     "amc_tf.controls",
     "amc_tf.elite",
     "amc_tf.search",
+    "amc_tf.finalists",
     "amc_tf.session",
     "amc_tf.sparse_session",
     "amc_tf.bundle",

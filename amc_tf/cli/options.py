@@ -33,6 +33,7 @@ _SEARCHING = (
     _SEED,
     ("reward", "--reward", "error, macs, parameters, latency or soft_latency"),
     ("num_search_images", "--search-images", "images behind the accuracy in the reward"),
+    ("num_finalists", "--finalists", "best networks of the search, which are recovered longer to choose"),
     ("checkpoint_every", "--checkpoint-every", "episodes between two checkpoints"),
     ("max_dropped_in_a_row", "--max-dropped", "stop after so many networks in a row that could not be timed"),
 )

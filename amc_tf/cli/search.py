@@ -11,6 +11,7 @@ from amc_tf.cli import console, meters, options
 from amc_tf.cli.text import align, percent, quantity
 
 if TYPE_CHECKING:
+    from amc_tf.finalists import Choice
     from amc_tf.score import Score
 
 
@@ -27,10 +28,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Searches, writes plan.json, and prints the found network beside the uniform one."""
     with console.stdout_for_results():
-        uniform, found, found_by = _search(args)
+        choice = _search(args)
+    uniform, found = choice.uniform, choice.best
     path = Path(args.out) / "plan.json"
     if args.json:
-        result = {"plan": str(path), "found_by": found_by}
+        result = {"plan": str(path), "found_by": choice.found_by}
         console.print_json({**result, "uniform": uniform.to_json(), "found": found.to_json()})
         return 0
     top1 = "int8 top-1" if args.int8_accuracy else "top-1"
@@ -38,13 +40,13 @@ def run(args: argparse.Namespace) -> int:
     if args.latency_precision != "float32":
         latency = f"{args.latency_precision} {latency}"
     header = ["on the search images", "reward", top1, "MACs", *([latency] if found.latency_ms else [])]
-    print(align([header, _row("Uniform", uniform), _row(f"Found by {found_by}", found)]))
+    print(align([header, _row("Uniform", uniform), _row(f"Found by {choice.found_by}", found)]))
     print(f"\nPlan: {path}")
     return 0
 
 
-def _search(args: argparse.Namespace) -> tuple[Score, Score, str]:
-    """Returns the scores of the uniform and of the found network, and who found the latter."""
+def _search(args: argparse.Namespace) -> Choice:
+    """Returns what was chosen, and beside what."""
     settings = options.search_settings(args)
     budget = options.search_budget(args, settings, has_meter=meters.meter_kind(args) != "none")
     from amc_tf.data import split_data
@@ -81,10 +83,10 @@ def _search(args: argparse.Namespace) -> tuple[Score, Score, str]:
         progress.stage("search")
         uniform = session.uniform()
         result = session.search(folder, lambda record: progress.episode(record, settings.episodes))
-        found, found_by = session.choose(uniform, result)
+        choice = session.choose(uniform, result)
         progress.stage("report")
-        folder.write_json("plan.json", session.builder.plan(found.widths).to_json())
-    return uniform, found, found_by
+        folder.write_json("plan.json", session.builder.plan(choice.best.widths).to_json())
+    return choice
 
 
 def _row(name: str, score: Score) -> list[str]:

@@ -28,7 +28,7 @@ from amc_tf.image_data import to_input_range
 from amc_tf.plan import PruningPlan
 from amc_tf.progress import Progress
 from amc_tf.run_folder import RUN_FILES, clear_errors
-from amc_tf.score import Score
+from amc_tf.score import Score, Scorer
 from amc_tf.search import SearchResult
 from amc_tf.session import PruningSession
 from amc_tf.settings import AgentSettings, FinetuneSettings, SearchSettings, quantization_settings
@@ -304,9 +304,11 @@ def test_the_better_plan_is_taken_and_its_finder_named(model, monkeypatch, wins)
         uniform = session.uniform()
         worse = dataclasses.replace(session.scorer(session.bounds.minimum), reward=uniform.reward - 0.1)
         better = dataclasses.replace(worse, reward=uniform.reward + 0.1)
-        return SearchResult(worse if wins == "uniform" else better, ())
+        best = worse if wins == "uniform" else better
+        return SearchResult(best, (best.to_json(),))
 
     monkeypatch.setattr(PruningSession, "search", search)
+    monkeypatch.setattr(Scorer, "rescore", lambda scorer, score, weights: score)
     result = run(model)
     assert result.summary["plan_found_by"] == wins
     widths = [item["after"] for item in result.summary["channels"]]

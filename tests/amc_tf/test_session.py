@@ -14,6 +14,7 @@ from amc_tf.device.latency import Latency
 from amc_tf.device.table import LatencyTable, TableMeter
 from amc_tf.errors import BudgetError, DataError, ModelError, PhoneError, RunFolderError, SettingsError
 from amc_tf.evaluate import Accuracy
+from amc_tf.finalists import Choice
 from amc_tf.image_data import DataSplit, ImageData, to_input_range
 from amc_tf.run_folder import RunFolder
 from amc_tf.score import Score
@@ -367,19 +368,27 @@ def scored(widths, top1, *, feasible=True):
         (None, scored((8, 8, 8), 0.1), "uniform"),
     ],
 )
-def test_the_better_feasible_network_is_chosen_and_its_finder_named(macs_session, best, uniform, winner):
-    chosen = macs_session.choose(uniform, SearchResult(best, ()))
-    assert chosen == ({"agent": best, "uniform": uniform}[winner], winner)
+def test_the_better_feasible_network_is_chosen_and_its_finder_named(
+    macs_session, monkeypatch, best, uniform, winner
+):
+    monkeypatch.setattr(macs_session, "recover", lambda widths: {})
+    monkeypatch.setattr(macs_session.scorer, "rescore", lambda score, weights: score)
+    episodes = () if best is None else (best.to_json(),)
+    choice = macs_session.choose(uniform, SearchResult(best, episodes))
+    assert choice == Choice({"agent": best, "uniform": uniform}[winner], winner, uniform)
 
 
 def test_without_a_network_within_the_budget_a_sentence_says_so(macs_session):
+    episodes = (scored((4, 4, 8), 0.8, feasible=False).to_json(), {"kind": "dropped", "feasible": None})
     with pytest.raises(BudgetError, match=r"No network within the budget macs=0\.5 was found in 2 episodes"):
-        macs_session.choose(scored((8, 8, 8), 0.1, feasible=False), SearchResult(None, ({}, {})))
+        macs_session.choose(scored((8, 8, 8), 0.1, feasible=False), SearchResult(None, episodes))
 
 
 @pytest.mark.parametrize("winner", ["in order", "as scored"])
 def test_recovery_returns_the_weights_that_are_better_on_the_search_images(macs_session, monkeypatch, winner):
-    plan = macs_session.builder.plan(macs_session.bounds.minimum)
+    widths = macs_session.bounds.minimum
+    plan = macs_session.builder.plan(widths)
+    monkeypatch.setattr(macs_session, "_recovered", {})
     in_order = macs_session.network.slice(plan)
     in_order = {
         path: {name: 2 * array for name, array in arrays.items()} for path, arrays in in_order.items()
@@ -399,7 +408,32 @@ def test_recovery_returns_the_weights_that_are_better_on_the_search_images(macs_
 
     monkeypatch.setattr(macs_session, "_search_top1", is_winner)
 
-    np.testing.assert_array_equal(macs_session.recover(plan)[first]["kernel"], marks[winner])
+    np.testing.assert_array_equal(macs_session.recover(widths)[first]["kernel"], marks[winner])
+
+
+def test_the_chosen_network_is_the_best_one_once_recovered(model, split):
+    settings = {"episodes": 6, "warmup_episodes": 2, "num_finalists": 2}
+    session = make_session(model, split, Budget(macs=0.5), **settings)
+    uniform, result = session.uniform(), session.search()
+    names = {tuple(record["widths"]) for record in result.episodes if record["feasible"]}
+    assert len(names) > 2
+    best = sorted((r for r in result.episodes if r["feasible"]), key=lambda r: (r["reward"], r["macs"]))
+    looked_at = {uniform.widths, *(tuple(record["widths"]) for record in best[-2:])}
+
+    choice = session.choose(uniform, result)
+
+    assert choice.best.widths in looked_at
+    tops = {widths: session._search_top1(session.recover(widths)) for widths in looked_at}
+    assert choice.best.top1 == max(tops.values())
+    assert choice.uniform.top1 == tops[uniform.widths]
+    assert choice.best.reward == pytest.approx(choice.best.top1 - 1.0)
+
+
+def test_a_network_is_recovered_once(model, split, monkeypatch):
+    session = make_session(model, split, Budget(macs=0.5))
+    first = session.recover(session.bounds.minimum)
+    monkeypatch.setattr(session, "_recover", None)
+    assert session.recover(list(session.bounds.minimum)) is first
 
 
 def test_candidates_are_refitted_in_network_order_on_request(model, split):
@@ -421,7 +455,7 @@ def test_recovery_measures_batch_norm_statistics_on_all_calibration_images(model
     images = to_input_range(split.calibration.images, RANGE)
     expected = BatchNormEstimator(session.network, images)(session.builder.weights(plan))
 
-    found = session.recover(plan)
+    found = session.recover(session.bounds.minimum)
 
     norm = next(path for path, arrays in expected.items() if "moving_mean" in arrays)
     np.testing.assert_array_equal(found[norm]["moving_mean"], expected[norm]["moving_mean"])

@@ -1,0 +1,58 @@
+"""Facts about amc_tf/finalists.py."""
+
+import dataclasses
+
+import pytest
+
+from amc_tf.cost import Cost
+from amc_tf.finalists import choose
+from amc_tf.score import Score
+
+
+def scored(width, reward, *, macs=100, feasible=True):
+    return Score((width,), reward, 1.0 + reward, 1.0, Cost(macs, 1), None, feasible)
+
+
+def choose_among(uniform, episodes, *, gains=None, num_finalists=3):
+    """Chooses where recovery adds `gains` to the rewards; returns the choice and the widths it recovered."""
+    looked_at = []
+
+    def recover(score):
+        looked_at.append(score.widths[0])
+        return dataclasses.replace(score, reward=score.reward + (gains or {}).get(score.widths[0], 0.0))
+
+    records = [score.to_json() for score in episodes]
+    return choose(uniform, records, num_finalists=num_finalists, recover=recover), looked_at
+
+
+def test_the_best_after_recovery_is_chosen_not_the_best_before():
+    episodes = [scored(1, -0.3), scored(2, -0.2), scored(3, -0.25)]
+    choice, _ = choose_among(scored(9, -0.4), episodes, gains={3: 0.2, 2: 0.1})
+    assert (choice.best.widths, choice.found_by) == ((3,), "agent")
+    assert choice.best.reward == pytest.approx(-0.05)
+
+
+def test_only_the_best_few_distinct_networks_are_recovered_and_the_control():
+    episodes = [scored(width, -0.1 * width) for width in (4, 1, 3, 1, 2)]
+    _, looked_at = choose_among(scored(9, -2.0), episodes, num_finalists=2)
+    assert looked_at == [9, 1, 2]
+
+
+def test_the_control_may_win_and_is_told_recovered():
+    choice, _ = choose_among(scored(9, -0.4), [scored(1, -0.3)], gains={9: 0.3})
+    assert choice.found_by == "uniform"
+    assert choice.best == choice.uniform
+    assert choice.uniform.reward == pytest.approx(-0.1)
+
+
+def test_of_equal_networks_more_operations_win():
+    choice, _ = choose_among(scored(9, -0.2, macs=90), [scored(1, -0.2, macs=95)])
+    assert choice.found_by == "agent"
+
+
+def test_networks_outside_the_budget_and_dropped_episodes_do_not_count():
+    uniform = scored(9, -0.1, feasible=False)
+    choice, looked_at = choose_among(uniform, [scored(1, -0.1, feasible=False), scored(2, -0.5)])
+    assert (choice.best.widths, choice.uniform, looked_at) == ((2,), uniform, [2])
+    dropped = [{"kind": "dropped", "feasible": None, "widths": None}]
+    assert choose(uniform, dropped, num_finalists=3, recover=lambda score: score) is None
