@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
-import scipy.linalg
 from numpy.typing import NDArray
 
-from amc_tf.calibration import ROUNDING, Calibration
+from amc_tf.calibration import Calibration
+from amc_tf.elimination import Reader, elimination_order
 from amc_tf.errors import SettingsError
-from amc_tf.graph import ChannelGraph
+from amc_tf.graph import ChannelGraph, ChannelMap
 from amc_tf.weights import Weights
 
 Scores = dict[str, NDArray[np.float64]]
@@ -51,30 +51,32 @@ def l2_consumer_activation(graph: ChannelGraph, weights: Weights, calibration: C
     return _root(_sum_readers(graph, contribution))
 
 
-def reconstruction_error(graph: ChannelGraph, weights: Weights, calibration: Calibration) -> Scores:
-    """Output energy lost when one channel goes and the others are re-fitted (optimal brain surgeon).
+def backward_elimination(graph: ChannelGraph, weights: Weights, calibration: Calibration) -> Scores:
+    """Order in which channels go when the one whose removal costs the readers least goes first, each time.
 
-    With H the covariance of the inputs, leaving input j out costs |w_j|² / (H⁻¹)_jj of squared output
-    error after the best compensation (Hassibi and Stork, 1992). Summed over the readers, each in proportion
-    to the energy of its own output.
+    The readers are re-fitted by least squares after every removal (see `amc_tf.elimination`), so that of two
+    channels which say the same one stays; each counts in proportion to the energy of its own output. A reader
+    without statistics, or of a part of the group, adds the squares of its kernel.
     """
-
-    def loss(path: str) -> NDArray[np.float64]:
-        statistics = calibration.inputs.get(path)
-        rows = _input_rows(graph, weights, path, np.square)
-        if statistics is None:
-            return rows / max(float(rows.sum()), 1e-12)
-        moments = statistics.covariance.astype(np.float64)
-        ridge = max(1e-4 * moments.trace() / len(moments), ROUNDING * float(statistics.mean_square.mean()))
-        moments[np.diag_indices_from(moments)] += ridge + 1e-12
-        inverse = scipy.linalg.cho_solve(scipy.linalg.cho_factor(moments), np.eye(len(moments)))
-        per_input = 1.0 / np.diag(inverse)
-        kernel = _kernel_by_input(graph, weights, path)
-        energy = np.einsum("ij,ij->", kernel, statistics.covariance @ kernel)
-        squares = np.square(kernel).sum(axis=1) * per_input
-        return squares.reshape(-1, len(rows)).sum(axis=0) / max(float(energy), 1e-12)
-
-    return _sum_readers(graph, loss)
+    scores: Scores = {}
+    for index, group in enumerate(graph.groups):
+        readers: list[Reader] = []
+        fixed_costs = np.zeros(group.num_channels)
+        for path, channel_map in _readers_of(graph, index):
+            kernel = _kernel_by_input(graph, weights, path)
+            rows, channels = _rows_of_group(channel_map, index, len(kernel))
+            statistics = calibration.inputs.get(path)
+            counts = np.bincount(channels, minlength=len(fixed_costs))
+            if statistics is not None and (counts == counts[0]).all():
+                by_channel = rows[np.argsort(channels, kind="stable")].reshape(len(counts), -1)
+                readers.append(Reader(statistics, kernel, by_channel))
+            else:
+                squares = np.square(kernel, dtype=np.float64).sum(axis=1)
+                np.add.at(fixed_costs, channels, squares[rows] / max(float(squares.sum()), 1e-12))
+        order = elimination_order(readers, fixed_costs)
+        scores[group.name] = np.empty(len(order))
+        scores[group.name][order] = np.arange(1.0, len(order) + 1.0)
+    return scores
 
 
 IMPORTANCES: dict[str, Importance] = {
@@ -84,7 +86,7 @@ IMPORTANCES: dict[str, Importance] = {
     "l2_producer": l2_producer,
     "activation": activation,
     "l2_consumer_activation": l2_consumer_activation,
-    "reconstruction_error": reconstruction_error,
+    "backward_elimination": backward_elimination,
 }
 
 
@@ -104,6 +106,25 @@ def _kernel_by_input(graph: ChannelGraph, weights: Weights, path: str) -> NDArra
     name, axis = graph.layers()[path][1].reads or ("", 0)
     kernel = weights[path][name]
     return kernel.reshape(-1, kernel.shape[axis + 1])
+
+
+def _readers_of(graph: ChannelGraph, index: int) -> Iterator[tuple[str, ChannelMap]]:
+    """Yields (path, map of its input positions) of every layer that reads a group."""
+    for path in graph.axes:
+        place = graph.layers()[path][1].reads
+        channel_map = None if place is None else graph.axes[path][place[0]][place[1]]
+        if channel_map is not None and (channel_map.group == index).any():
+            yield path, channel_map
+
+
+def _rows_of_group(
+    channel_map: ChannelMap, index: int, num_rows: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Returns which rows of a reading kernel belong to a group, and to which channel each; int64 [rows]."""
+    positions = np.flatnonzero(channel_map.group == index)
+    windows = np.arange(0, num_rows, len(channel_map.group))  # the first row of each position of the window
+    channels = np.tile(channel_map.channel[positions].astype(np.int64), len(windows))
+    return (windows[:, None] + positions[None, :]).ravel(), channels
 
 
 def _input_rows(

@@ -119,7 +119,7 @@ class SearchSettings:
     round_to: int = 8  # authors' code, channel_round
     min_keep_ratio: float = 0.2  # authors' code, lbound
     min_budget_use: float = 0.97  # ours; 0 is the paper's Algorithm 1, which bounds from one side
-    importance: str = "l2_consumer"  # ours, measured best; the paper takes the maximum response
+    importance: str = "backward_elimination"  # ours, measured best; the paper: maximum response
     elite_share: float = 0.5  # ours
     reward: str = "error"  # paper, section 3.3: R_err for a resource-constrained search
     reconstruct: bool = True  # paper, section 3.3: least squares on the feature maps

@@ -78,6 +78,7 @@ LAYERS = (
     "amc_tf.table_networks",
     "amc_tf.windows",
     "amc_tf.calibration",
+    "amc_tf.elimination",
     "amc_tf.importance",
     "amc_tf.reconstruct",
     "amc_tf.activation_fit",

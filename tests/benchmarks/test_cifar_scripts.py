@@ -62,7 +62,8 @@ def test_agent_and_controls_are_pruned_then_fine_tuned(data: Path, network: Path
         keras.models.load_model(slim["agent"]).count_params()
         < keras.models.load_model(network).count_params()
     )
-    tuning = ["--epochs", "1", "--batch-size", "50", "--out", str(tmp_path / "tuned")]
+    tuning = ["--teacher", str(network), "--epochs", "1", "--batch-size", "50", "--validation-images", "100"]
+    tuning += ["--out", str(tmp_path / "tuned")]
 
     assert finetune_networks.main([*map(str, slim.values()), *common, *tuning]) == 0
 
