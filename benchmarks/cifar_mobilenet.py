@@ -13,34 +13,17 @@ import logging
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import keras
 
 from amc_tf.budget import Budget
 from amc_tf.compress import compress
 from amc_tf.device.host_meter import HostMeter
-from amc_tf.progress import Progress
 from amc_tf.settings import FinetuneSettings, SearchSettings
+from benchmarks.log_progress import LogProgress
 from benchmarks.shared_data import data_dir, load_cifar10
 
 _LOGGER = logging.getLogger(__name__)
-
-
-class _Log(Progress):
-    """Writes every event to the log."""
-
-    def stage(self, text: str) -> None:
-        _LOGGER.info("%s", text)
-
-    def episode(self, record: Mapping[str, Any], total: int) -> None:
-        _LOGGER.info(
-            "episode %d of %d: top-1 %.3f, %.3f ms, best reward %s",
-            record["episode"], total, record["top1"], record["latency_ms"], record["best_reward"],
-        )  # fmt: skip
-
-    def epoch(self, number: int, total: int, top1: float) -> None:
-        _LOGGER.info("epoch %d of %d: top-1 %.4f", number, total, top1)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -74,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         out=given.out,
         resume=True,
         labels={"model": given.model.name, "data": "cifar10", "command": sys.argv},
-        progress=_Log(),
+        progress=LogProgress(),
     )
     for name, row in result.summary.items():
         if isinstance(row, Mapping) and "top1" in row:

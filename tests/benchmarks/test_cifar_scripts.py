@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from amc_tf.models.mobilenet import cifar_mobilenet
-from benchmarks import cifar_channels, finetune_networks, reward_predicts
+from benchmarks import cifar_channels, cifar_sparsity, finetune_networks, reward_predicts
 from benchmarks.shared_data import load_cifar10
 from benchmarks.training import Recipe, train
 
@@ -83,3 +83,17 @@ def test_rewards_are_correlated_with_the_accuracy_after_fine_tuning(
     report = json.loads(file.read_text())
     assert len(report["plans"]) == 3
     assert set(report["spearman"]) == set(report["plans"][0]["scores"]) >= {"none", reward_predicts.DEFAULT}
+
+
+def test_weights_are_removed_with_every_seed_and_fine_tuned_with_the_first(
+    data: Path, network: Path, tmp_path: Path
+) -> None:
+    options = ["--data-dir", str(data), "--input-range=-1..1", "--episodes", "4", "--search-images", "100"]
+    tuning = ["--epochs", "1", "--batch-size", "50", "--removed", "0.5", "--seeds", "0", "1"]
+
+    assert cifar_sparsity.main([str(network), *options, *tuning, "--out", str(tmp_path)]) == 0
+
+    first, second = json.loads((tmp_path / "results.json").read_text())["rows"]
+    assert first["top1"].keys() == {*cifar_sparsity.NETWORKS}
+    assert second["top1"].keys() == {"baseline", "uniform", "threshold", "pruned", "finetuned"}
+    assert all(count <= 0.5 * first["params"]["baseline"] for count in list(first["params"].values())[1:])

@@ -1,0 +1,100 @@
+"""CIFAR-10 networks with most of their weights set to zero: the agent beside uniform sparsity.
+
+    python -m benchmarks.cifar_sparsity resnet56 --removed 0.8 --seeds 0 1 2 --epochs 2 --out runs/sparse80
+
+Every seed searches; the networks of the first one are fine-tuned, the agent's and the uniform one alike, with
+the original as teacher. The control "threshold" keeps what lies above one magnitude in all layers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from amc_tf.budget import Budget
+from amc_tf.settings import FinetuneSettings, SearchSettings
+from amc_tf.sparsify import sparsify
+from benchmarks.log_progress import LogProgress
+from benchmarks.shared_data import data_dir, load_cifar10, load_cifar_network
+
+_LOGGER = logging.getLogger(__name__)
+NETWORKS = ("baseline", "uniform", "threshold", "pruned", "uniform_finetuned", "finetuned")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the searches and writes one JSON file with all results."""
+    given = _parse(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    folder = data_dir(given.data_dir)
+    model = load_cifar_network(given.network, folder)
+    train, test = load_cifar10(folder)
+    given.out.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for seed in given.seeds:
+        is_tuned = seed == given.seeds[0]
+        result = sparsify(
+            model,
+            train,
+            test,
+            budget=Budget(params=round(1.0 - given.removed, 6)),
+            settings=SearchSettings(
+                episodes=given.episodes,
+                warmup_episodes=given.episodes // 4,
+                seed=seed,
+                min_keep_ratio=given.min_keep_ratio,
+                num_search_images=given.search_images,
+            ),
+            finetuning=FinetuneSettings(
+                epochs=given.epochs if is_tuned else 0,
+                batch_size=given.batch_size,
+                learning_rate=given.learning_rate,
+                augment="crop_flip",
+                seed=seed,
+            ),
+            finetune_uniform=is_tuned,
+            min_keep_ratio_dense=given.min_keep_ratio,
+            input_range=given.input_range,
+            out=given.out / f"seed{seed}",
+            resume=True,
+            labels={"model": given.network, "data": "cifar10", "command": sys.argv},
+            progress=LogProgress(),
+        )
+        summary = result.summary
+        rows.append(
+            {
+                "seed": seed,
+                "top1": {name: summary[name]["top1"] for name in NETWORKS if name in summary},
+                "params": {name: summary[name]["params"] for name in NETWORKS if name in summary},
+                "found_by": summary["plan_found_by"],
+                "seconds": summary["seconds"],
+            }
+        )
+        report = {"command": sys.argv, "rows": rows}
+        (given.out / "results.json").write_text(json.dumps(report, indent=1) + "\n")
+        _LOGGER.info("%s", json.dumps(rows[-1]))
+    return 0
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("network", help="resnet20, resnet56 or a .keras file")
+    parser.add_argument("--data-dir")
+    parser.add_argument("--input-range", default="imagenet")
+    parser.add_argument("--removed", type=float, default=0.8, help="part of the parameters that becomes zero")
+    parser.add_argument("--min-keep-ratio", type=float, default=0.05, help="of every layer's weights")
+    parser.add_argument("--episodes", type=int, default=120)
+    parser.add_argument("--search-images", type=int, default=1000)
+    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--learning-rate", type=float, default=0.02)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--out", type=Path, required=True)
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
