@@ -28,6 +28,7 @@ from amc_tf.rebuild import rebuild
 from amc_tf.run_folder import RunFolder, write_keras_model
 from amc_tf.session import PruningSession
 from amc_tf.settings import SearchSettings
+from benchmarks.log_progress import LogProgress
 from benchmarks.shared_data import data_dir, load_cifar10, load_cifar_network
 
 _LOGGER = logging.getLogger(__name__)
@@ -78,8 +79,9 @@ def run_seed(
     started = time.perf_counter()
     session = PruningSession(model, split, budget=budget, settings=settings, input_range=given.input_range)
     chosen = {name: control(session.bounds) for name, control in _CONTROLS.items()}
+    progress = LogProgress()
     with RunFolder(given.out / f"seed{settings.seed}", resume=True) as folder:
-        result = session.search(folder, _log_episode)
+        result = session.search(folder, lambda record: progress.episode(record, settings.episodes))
         searched = time.perf_counter() - started
         chosen["agent"] = session.choose(session.scorer(chosen["uniform"]), result).best.widths
         full = session.graph.count()
@@ -106,13 +108,6 @@ def run_seed(
 def _top1(session: PruningSession, weights: Any, data: ImageData, given: argparse.Namespace) -> float:
     predict = session.network.predictor(weights)
     return accuracy(predict, data, input_range=given.input_range, batch_size=_EVALUATION_BATCH).top1
-
-
-def _log_episode(record: Mapping[str, Any]) -> None:
-    _LOGGER.info(
-        "episode %d %s: top-1 %s, best reward %s, %s s",
-        record["episode"], record["kind"], record["top1"], record["best_reward"], record["seconds"],
-    )  # fmt: skip
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

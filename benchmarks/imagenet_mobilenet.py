@@ -29,6 +29,7 @@ from amc_tf.published import published_widths
 from amc_tf.run_folder import RunFolder
 from amc_tf.session import PruningSession
 from amc_tf.settings import SearchSettings
+from benchmarks.log_progress import LogProgress
 from benchmarks.shared_data import data_dir, load_imagenet_samples, load_imagenet_test
 
 INPUT_RANGE = "-1..1"
@@ -84,8 +85,9 @@ def run_seed(
     session = PruningSession(
         model, split, budget=Budget.parse(given.budget), settings=settings, input_range=INPUT_RANGE
     )
+    progress = LogProgress()
     with RunFolder(given.out / f"seed{settings.seed}", resume=True) as folder:
-        result = session.search(folder, _log_episode)
+        result = session.search(folder, lambda record: progress.episode(record, settings.episodes))
     searched = time.perf_counter() - started
     uniform = session.uniform()
     chosen = {"uniform": uniform.widths, "agent": session.choose(uniform, result).best.widths}
@@ -121,14 +123,6 @@ def test_accuracy(session: PruningSession, weights: Any, split: DataSplit) -> Ma
     """Runs a network on the test images."""
     found = accuracy(session.network.predictor(weights), split.test, input_range=INPUT_RANGE)
     return {"top1": found.top1, "top5": found.top5}
-
-
-def _log_episode(record: Mapping[str, Any]) -> None:
-    _LOGGER.info(
-        "episode %d %s: top-1 %s, best reward %s, MACs %s, %s s",
-        record["episode"], record["kind"], record["top1"], record["best_reward"], record["macs"],
-        record["seconds"],
-    )  # fmt: skip
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

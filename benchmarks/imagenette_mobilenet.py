@@ -33,6 +33,7 @@ from amc_tf.results import ResultMeasurer
 from amc_tf.run_folder import RunFolder, write_keras_model
 from amc_tf.session import PruningSession
 from amc_tf.settings import FinetuneSettings, SearchSettings
+from benchmarks.log_progress import LogProgress
 from benchmarks.shared_data import data_dir
 
 INPUT_RANGE = "-1..1"
@@ -110,8 +111,9 @@ def search(
         input_range=INPUT_RANGE,
         meter=HostMeter(),
     )
+    progress = LogProgress()
     with RunFolder(given.out / f"seed{settings.seed}", resume=True) as folder:
-        result = session.search(folder, _log_episode)
+        result = session.search(folder, lambda record: progress.episode(record, settings.episodes))
     uniform = session.uniform()
     choice = session.choose(uniform, result)
     chosen = {
@@ -179,14 +181,6 @@ def measure(network: keras.Model, original: keras.Model, split: DataSplit) -> di
         found = measurer.measure_tflite(tflite, cost=count_cost(network), reference=reference)
         row[precision] = found.to_json()
     return row
-
-
-def _log_episode(record: Mapping[str, Any]) -> None:
-    _LOGGER.info(
-        "episode %d %s: top-1 %s, %s ms, best reward %s, %s s",
-        record["episode"], record["kind"], record["top1"], record["latency_ms"], record["best_reward"],
-        record["seconds"],
-    )  # fmt: skip
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -21,8 +21,9 @@ class LogProgress(Progress):
     def episode(self, record: Mapping[str, Any], total: int) -> None:
         """Logs what the episode found."""
         _LOGGER.info(
-            "episode %d of %d: top-1 %s, %s ms, best reward %s",
-            record["episode"], total, record["top1"], record["latency_ms"], record["best_reward"],
+            "episode %d of %d %s: top-1 %s, MACs %s, %s ms, best reward %s, %s s",
+            record["episode"], total, record["kind"], record["top1"], record["macs"], record["latency_ms"],
+            record["best_reward"], record["seconds"],
         )  # fmt: skip
 
     def epoch(self, number: int, total: int, top1: float) -> None:
