@@ -51,7 +51,8 @@ def choose(
     recovered = [recover(score) for score in finalists]
     if not recovered:
         return None
-    best = max(recovered, key=lambda score: score.rank)  # of equals the first, which is the control
+    # Of equals the first, which is the control; recovery may lose what a budget of accuracy asks for.
+    best = max(recovered, key=lambda score: (score.feasible, score.rank))
     found_by = "uniform" if best.widths == uniform.widths else "agent"
     return Choice(best, found_by, recovered[0] if uniform.feasible else uniform)
 

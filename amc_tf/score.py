@@ -218,15 +218,15 @@ class Scorer:
         self._known[score.widths] = score
 
     def rescore(self, score: Score, weights: Weights) -> Score:
-        """Returns the score of the same network with other weights; it stays within the budget, or out of it.
+        """Returns the score of the same network with other weights, its latency as measured.
 
         Args:
             score: of the network.
             weights: its slim weights.
         """
         found = self._accuracy(weights)
-        reward, _ = self._judge(found, score.cost, score.latency_ms)
-        return dataclasses.replace(score, reward=reward, top1=found.top1, top5=found.top5)
+        reward, feasible = self._judge(found, score.cost, score.latency_ms)
+        return dataclasses.replace(score, reward=reward, top1=found.top1, top5=found.top5, feasible=feasible)
 
     def _score(self, widths: tuple[int, ...]) -> Score:
         found, latency_ms = self._evaluate(self._builder.plan(widths))

@@ -45,6 +45,15 @@ def test_the_control_may_win_and_is_told_recovered():
     assert choice.uniform.reward == pytest.approx(-0.1)
 
 
+def test_a_network_that_recovery_takes_out_of_the_budget_does_not_win():
+    def recover(score):
+        return dataclasses.replace(score, feasible=score.widths != (1,))
+
+    episodes = [scored(1, -0.1).to_json(), scored(2, -0.2).to_json()]
+    choice = choose(scored(9, -0.3), episodes, num_finalists=3, recover=recover)
+    assert choice.best.widths == (2,)
+
+
 def test_of_equal_networks_more_operations_win():
     choice, _ = choose_among(scored(9, -0.2, macs=90), [scored(1, -0.2, macs=95)])
     assert choice.found_by == "agent"
