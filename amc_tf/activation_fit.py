@@ -12,7 +12,7 @@ import tensorflow as tf
 import threadpoolctl
 from numpy.typing import NDArray
 
-from amc_tf.calibration import ROUNDING
+from amc_tf.calibration import add_ridge
 
 _NUM_ROUNDS = 8  # more changed the accuracy of a pruned Plain-20 by less than its noise
 
@@ -67,9 +67,8 @@ class LeastSquares:
         self._has_intercept = intercept
         gram = self._moments_with(self._centred)
         mean_square = np.diag(gram) + np.square(self._mean)
-        penalty = max(ridge * np.diag(gram).mean(), ROUNDING * mean_square.mean()) + np.finfo(np.float32).tiny
         self._pull = gram @ start
-        gram[np.diag_indices_from(gram)] += penalty
+        add_ridge(gram, mean_square, ridge=ridge)
         # One thread: TensorFlow's threads are awake, and two pools on the same cores wait for each other.
         with threadpoolctl.threadpool_limits(1, user_api="blas"):
             self._factor = scipy.linalg.cho_factor(gram, overwrite_a=True)

@@ -21,7 +21,7 @@ from amc_tf.windows import read_windows, sample_positions
 
 MAX_FEATURES = 8192
 # What float32 leaves of the moments of inputs that never change, as a part of their mean square.
-ROUNDING = 1e-9
+_ROUNDING = 1e-9
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,6 +95,21 @@ def calibrate(
     for number, start in enumerate(range(0, len(images), batch_size)):
         step(tf.convert_to_tensor(images[start : start + batch_size]), tf.constant(number))
     return Calibration({path: item.summarise() for path, item in sums.items()}, skipped)
+
+
+def add_ridge(
+    moments: NDArray[np.float64] | NDArray[np.float32], mean_square: NDArray[Any], *, ridge: float
+) -> None:
+    """Adds a ridge to the diagonal of moments, in place, so that they can be inverted.
+
+    Args:
+        moments: float [inputs, inputs], positive semi-definite up to rounding.
+        mean_square: float [inputs], of the inputs; bounds what rounding has left of the moments.
+        ridge: as a share of the mean diagonal.
+    """
+    diagonal = np.diag_indices_from(moments)
+    least = _ROUNDING * mean_square.mean()
+    moments[diagonal] += max(ridge * moments[diagonal].mean(), least) + np.finfo(np.float32).tiny
 
 
 class MomentSums:

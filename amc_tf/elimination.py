@@ -8,7 +8,7 @@ import numpy as np
 import threadpoolctl
 from numpy.typing import NDArray
 
-from amc_tf.calibration import ROUNDING, InputStatistics
+from amc_tf.calibration import InputStatistics, add_ridge
 
 _RIDGE = 1e-2  # as in the reconstruction that follows
 
@@ -32,9 +32,7 @@ class Reader:
         moments = statistics.covariance.astype(np.float64)
         start = kernel.astype(np.float64)
         self._energy = max(float(np.einsum("ij,ij->", start, moments @ start)), 1e-12)
-        rounding = ROUNDING * float(statistics.mean_square.mean())
-        ridge = max(_RIDGE * moments.trace() / len(moments), rounding)
-        moments[np.diag_indices_from(moments)] += ridge + 1e-12
+        add_ridge(moments, statistics.mean_square, ridge=_RIDGE)
         # Inputs of other groups come first; the channels stand behind them, those that are gone at the end.
         order = np.concatenate([np.setdiff1d(np.arange(len(moments)), rows), rows.ravel()])
         self._inverse = np.linalg.inv(moments)[np.ix_(order, order)]

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import scipy.linalg
 import threadpoolctl
 from numpy.typing import NDArray
 
-from amc_tf.calibration import ROUNDING, Calibration, InputStatistics
+from amc_tf.calibration import Calibration, InputStatistics, add_ridge
 from amc_tf.errors import SettingsError
 from amc_tf.network import NetworkFunction
 from amc_tf.plan import PruningPlan
@@ -94,28 +92,6 @@ def shift_outputs(network: NetworkFunction, weights: Weights, path: str, offset:
     return True
 
 
-def solve_ridge(
-    moments: NDArray[Any], wanted: NDArray[Any], *, ridge: float, mean_square: NDArray[Any]
-) -> NDArray[Any]:
-    """Solves (moments + λI) change = wanted.
-
-    Args:
-        moments: float [inputs, inputs], positive semi-definite; overwritten.
-        wanted: float [inputs, outputs].
-        ridge: λ as a share of the mean diagonal.
-        mean_square: float [inputs], of the inputs; bounds what rounding has left of the moments.
-
-    Returns:
-        float [inputs, outputs].
-    """
-    diagonal = np.diag_indices_from(moments)
-    rounding = ROUNDING * mean_square.mean()
-    moments[diagonal] += max(ridge * moments[diagonal].mean(), rounding) + np.finfo(np.float32).tiny
-    # One thread: TensorFlow's threads are awake, and two pools on the same cores wait for each other.
-    with threadpoolctl.threadpool_limits(1, user_api="blas"):
-        return scipy.linalg.cho_solve(scipy.linalg.cho_factor(moments, overwrite_a=True), wanted)
-
-
 def _fit(
     statistics: InputStatistics,
     target: NDArray[np.float32],
@@ -139,6 +115,9 @@ def _fit(
     moments = statistics.covariance if intercept else statistics.second_moment
     among_kept = moments[np.ix_(kept, kept)]
     wanted = moments[np.ix_(kept, ~kept)] @ target[~kept]
-    change = solve_ridge(among_kept, wanted, ridge=ridge, mean_square=statistics.mean_square[kept])
+    add_ridge(among_kept, statistics.mean_square[kept], ridge=ridge)
+    # One thread: TensorFlow's threads are awake, and two pools on the same cores wait for each other.
+    with threadpoolctl.threadpool_limits(1, user_api="blas"):
+        change = scipy.linalg.cho_solve(scipy.linalg.cho_factor(among_kept, overwrite_a=True), wanted)
     offset = statistics.mean[~kept] @ target[~kept] - statistics.mean[kept] @ change
     return target[kept] + change, offset if intercept else np.zeros_like(offset)

@@ -5,7 +5,9 @@ from types import SimpleNamespace
 import keras
 import numpy as np
 import pytest
+import tf_keras
 
+from amc_tf import fused_norm
 from amc_tf.errors import DataError, ModelError, SettingsError
 from amc_tf.evaluate import Accuracy
 from amc_tf.finetune import _quicken_batch_norm, finetune
@@ -173,8 +175,6 @@ def test_fewer_images_than_a_batch_are_one_batch():
 
 
 def test_a_tf_keras_model_is_fine_tuned_as_a_tf_keras_model(teacher):
-    import tf_keras
-
     result = tune(toy_model(flavour=tf_keras), teacher=teacher, epochs=4)
     assert isinstance(result.model, tf_keras.Model)
     assert result.best_top1 > 0.9
@@ -185,6 +185,20 @@ def test_divergence_names_the_learning_rate_and_a_smaller_one():
         SettingsError, match=r"NaN or infinite in epoch \d+ at learning_rate 1e\+30; try 2.5e\+29"
     ):
         tune(toy_model(None), learning_rate=1e30, warmup_epochs=0.0)
+
+
+@pytest.mark.parametrize(("flavour", "times"), [(keras, 1), (tf_keras, 0)])
+def test_a_keras_3_model_is_trained_with_fused_batch_norm(monkeypatch, flavour, times):
+    made = []
+
+    def with_fused_norm(model):
+        made.append(fused_norm.with_fused_norm(model))
+        return made[-1]
+
+    monkeypatch.setattr("amc_tf.finetune.with_fused_norm", with_fused_norm)
+    tune(toy_model(flavour=flavour), epochs=1)
+    assert len(made) == times
+    assert all(model.optimizer.iterations > 0 for model in made)
 
 
 def test_labels_that_do_not_fit_the_outputs_are_named():

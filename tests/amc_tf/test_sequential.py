@@ -211,6 +211,17 @@ def test_images_are_as_many_as_keep_feature_maps_in_memory(monkeypatch):
     np.testing.assert_array_equal(few["outer0"]["kernel"], five["outer0"]["kernel"])
 
 
+def test_positions_are_as_few_as_keep_the_samples_in_memory(monkeypatch):
+    network = NetworkFunction(residual_network(num_blocks=1))
+    plan = random_plan(network.graph)
+    one = SequentialReconstructor(network, random_images(20), points_per_image=1)(plan)
+    monkeypatch.setattr(sequential, "_MAX_SAMPLE_BYTES", 1)
+
+    limited = SequentialReconstructor(network, random_images(20))(plan)
+
+    np.testing.assert_array_equal(limited["outer0"]["kernel"], one["outer0"]["kernel"])
+
+
 def test_ridge_of_zero_is_refused():
     network = NetworkFunction(residual_network(num_blocks=1))
     with pytest.raises(SettingsError, match="ridge=0 was given: it must be above 0"):
