@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from amc_tf.batch_normalize import normalize_by_batch
 from amc_tf.errors import ModelError
 from amc_tf.graph import ChannelGraph
 from amc_tf.layers.weighted import BatchNormalizationRule, scale_and_offset
@@ -114,9 +115,9 @@ class NetworkFunction:
             is_norm = isinstance(rule, BatchNormalizationRule)
             if is_norm and not given:
                 outputs = [inputs[0]]
+            elif is_norm and statistics is not None:
+                outputs = [_normalize(call, inputs[0], given, statistics)]
             else:
-                if is_norm and statistics is not None:
-                    given = _with_batch_statistics(call, inputs[0], given, statistics)
                 outputs = rule.apply(call, inputs, given)
             tensors.update(zip(call.outputs, outputs, strict=True))
         return tensors[self.graph.trace.outputs[0]]
@@ -189,12 +190,19 @@ def _scale_outputs(arrays: Mapping[str, Any], scale: Any, offset: Any, *, depthw
     return {"kernel": kernel * factor, "bias": (bias + offset).astype(np.float32)}
 
 
-def _with_batch_statistics(
+def _normalize(
     call: Call, inputs: Any, weights: Mapping[str, Any], statistics: dict[str, list[tuple[Any, Any]]]
-) -> dict[str, Any]:
-    mean, variance = tf.nn.moments(inputs, list(range(len(inputs.shape) - 1)))
+) -> Any:
+    """Normalises by the batch and leaves its statistics."""
+    channels = tf.shape(weights["moving_mean"])
+    outputs, mean, variance = normalize_by_batch(
+        inputs,
+        weights["gamma"] if "gamma" in weights else tf.ones(channels),
+        weights["beta"] if "beta" in weights else tf.zeros(channels),
+        epsilon=call.layer.epsilon,
+    )
     statistics.setdefault(call.path, []).append((mean, variance))
-    return {**weights, "moving_mean": mean, "moving_variance": variance}
+    return outputs
 
 
 def _to_tensors(weights: Weights) -> dict[str, dict[str, Any]]:

@@ -54,6 +54,7 @@ LAYERS = (
     "amc_tf.device.table",
     "amc_tf.device.table_learning",
     "amc_tf.device.convert",
+    "amc_tf.batch_normalize",
     "amc_tf.clone",
     "amc_tf.twin",
     "amc_tf.models.*",

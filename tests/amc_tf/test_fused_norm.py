@@ -23,12 +23,9 @@ def test_a_training_step_equals_that_of_the_keras_layer():
     for _ in range(3):
         images = rng.normal(2.0, 3.0, (64, 8, 8, 5)).astype(np.float32)
         np.testing.assert_allclose(fused(images, training=True), plain(images, training=True), atol=1e-4)
-    # The fused operator corrects the variance for the sample size: 4096 / 4095.
     for ours, theirs in zip(fused.get_weights(), plain.get_weights(), strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-5)
-    np.testing.assert_allclose(
-        fused(images, training=False), plain(images, training=False), rtol=1e-3, atol=1e-4
-    )
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(fused(images, training=False), plain(images, training=False), atol=1e-4)
 
 
 @pytest.mark.parametrize(
