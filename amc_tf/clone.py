@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
+from types import ModuleType
 from typing import Any
 
 from amc_tf.errors import ModelError
@@ -14,6 +15,15 @@ LayerEdit = Callable[[str, dict[str, Any]], dict[str, Any]]
 def is_tf_keras(layer: Any) -> bool:
     """Tells whether a layer or model belongs to `tf_keras` (Keras 2) rather than to Keras 3."""
     return any(base.__module__.partition(".")[0] == "tf_keras" for base in type(layer).__mro__)
+
+
+def keras_of(model: Any) -> ModuleType:
+    """Returns the package that a model or layer belongs to, `keras` or `tf_keras`."""
+    if is_tf_keras(model):
+        import tf_keras as library
+    else:
+        import keras as library
+    return library
 
 
 def functional_of(model: Any) -> Any:
@@ -61,10 +71,7 @@ def clone_with(model: Any, edit: LayerEdit) -> Any:
     Raises:
         ModelError: if a layer cannot be made anew from its configuration.
     """
-    if is_tf_keras(model):
-        import tf_keras as library
-    else:
-        import keras as library
+    library = keras_of(model)
     kind = library.Sequential if type(model).__name__ == "Sequential" else library.Model
     try:
         config = copy.deepcopy(model.get_config())

@@ -15,10 +15,10 @@ import keras
 import numpy as np
 
 from amc_tf.augment import Augmentation, augmentation
-from amc_tf.clone import clone_with, is_tf_keras
+from amc_tf.clone import clone_with, is_tf_keras, keras_of
 from amc_tf.distillation import are_probabilities, distillation_loss, soften, to_log_probabilities
 from amc_tf.errors import DataError, ModelError, SettingsError
-from amc_tf.evaluate import Accuracy, accuracy
+from amc_tf.evaluate import Accuracy, accuracy, compiled
 from amc_tf.fused_norm import with_fused_norm
 from amc_tf.image_data import ImageData, to_input_range
 from amc_tf.settings import FinetuneSettings
@@ -193,7 +193,7 @@ class _Distiller:
         self._student = student
         self._batches = batches
         self._settings = settings
-        self._teacher = None if teacher is None else _view(teacher)
+        self._teacher: Any = None if teacher is None else compiled(teacher)
         self._known: np.ndarray | None = None  # float32 [N, classes], where images never change
         probes = batches.probes()
         self._student_has_softmax = are_probabilities(_call(student, probes))
@@ -203,9 +203,7 @@ class _Distiller:
                 self._known = np.concatenate([self._soft(images) for images in batches.in_order()])
         _seed_random_layers(student, settings.seed)
         _quicken_batch_norm(student, batches.num_steps)
-        student.compile(
-            optimizer=_optimizer(_keras_of(student), settings, batches.num_steps), loss=self._loss
-        )
+        student.compile(optimizer=_optimizer(keras_of(student), settings, batches.num_steps), loss=self._loss)
 
     def train_epoch(self, epoch: int) -> float:
         """Trains one epoch and returns its mean loss."""
@@ -226,8 +224,11 @@ class _Distiller:
         return np.concatenate([labels, soft], axis=-1)  # [B, 2 * classes]
 
     def _soft(self, images: np.ndarray) -> np.ndarray:
-        outputs = _predict(self._teacher, images)
-        return soften(outputs, self._settings.distillation_temperature, has_softmax=self._teacher_has_softmax)
+        return soften(
+            self._teacher(images),
+            self._settings.distillation_temperature,
+            has_softmax=self._teacher_has_softmax,
+        )
 
     def _loss(self, targets: Any, outputs: Any) -> Any:
         ops = keras.ops
@@ -284,32 +285,15 @@ def _check(model: Any, train: ImageData, validation: ImageData, teacher: Any | N
             )
 
 
-def _keras_of(model: Any) -> ModuleType:
-    if not is_tf_keras(model):
-        return keras
-    import tf_keras
-
-    return tf_keras
-
-
 def _copy(model: Any) -> Any:
     copy = clone_with(model, lambda path, config: config)
     copy.set_weights(model.get_weights())
     return copy
 
 
-def _view(model: Any) -> Any:
-    # The same layers in another model, so that predicting leaves no compiled function in the caller's.
-    return _keras_of(model).Model(model.inputs, model.outputs)
-
-
 def _call(model: Any, images: np.ndarray) -> np.ndarray:
     # Eagerly: compiling for one small batch would take longer than running it.
     return np.asarray(keras.ops.convert_to_numpy(_one(model(images, training=False))), np.float32)
-
-
-def _predict(model: Any, images: np.ndarray) -> np.ndarray:
-    return np.asarray(_one(model.predict_on_batch(images)), np.float32)
 
 
 def _one(outputs: Any) -> Any:
@@ -321,7 +305,7 @@ def _evaluate(model: Any, data: ImageData, input_range: str, batch_size: int) ->
 
 
 def _seed_random_layers(model: Any, seed: int) -> None:
-    if _keras_of(model) is not keras:
+    if keras_of(model) is not keras:
         return
     states = [variable for variable in model.variables if "seed_generator_state" in variable.path]
     for index, state in enumerate(states):
@@ -334,7 +318,7 @@ def _quicken_batch_norm(model: Any, steps_per_epoch: int) -> None:
     # 0.99, 98 % so). Two windows fit in an epoch; on large data each layer keeps its own momentum.
     for outer in model.layers:
         layer = getattr(outer, "layer", outer)  # what a wrapper holds
-        if isinstance(layer, _keras_of(model).layers.BatchNormalization):
+        if isinstance(layer, keras_of(model).layers.BatchNormalization):
             layer.momentum = min(layer.momentum, max(0.0, 1.0 - 2.0 / steps_per_epoch))
         elif getattr(layer, "layers", None):
             _quicken_batch_norm(layer, steps_per_epoch)

@@ -6,15 +6,13 @@ import dataclasses
 import os
 from typing import Any
 
-import numpy as np
-
 from amc_tf.cost import Cost
 from amc_tf.data import ImageData, to_input_range
 from amc_tf.device.convert import TFLiteRunner, verify
 from amc_tf.device.latency import Latency, LatencyMeter
 from amc_tf.device.operators import read_operators, structure
 from amc_tf.errors import ConversionError, MeasurementError, PhoneError
-from amc_tf.evaluate import Accuracy, accuracy
+from amc_tf.evaluate import Accuracy, accuracy, compiled
 
 _NUM_VERIFICATION_IMAGES = 64
 _NUM_TIMINGS = 3
@@ -79,7 +77,7 @@ class ResultMeasurer:
             cost: its exact cost.
             reference: the network beside which it is timed.
         """
-        found = accuracy(_predictor(model), self._data, input_range=self._input_range)
+        found = accuracy(compiled(model), self._data, input_range=self._input_range)
         return _result(found, cost, tflite, latency=self._time(tflite, reference))
 
     def measure_tflite(self, tflite: bytes, *, cost: Cost, reference: bytes) -> NetworkResult:
@@ -107,7 +105,7 @@ class ResultMeasurer:
         """
         images = to_input_range(self._data.images[:_NUM_VERIFICATION_IMAGES], self._input_range)
         try:
-            return verify(tflite, _predictor(model), images, precision=precision).to_json()
+            return verify(tflite, compiled(model), images, precision=precision).to_json()
         except ConversionError as error:
             if precision == "float32":
                 raise
@@ -143,7 +141,3 @@ def _latency_to_json(latency: Latency) -> dict[str, Any]:
         "num_runs": latency.num_runs,
         "conditions": dict(latency.conditions),
     }
-
-
-def _predictor(model: Any) -> Any:
-    return lambda images: np.asarray(model(images, training=False))

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from amc_tf.errors import DataError, ModelError
-from amc_tf.evaluate import Accuracy, accuracy, check_not_chance
+from amc_tf.evaluate import Accuracy, accuracy, check_not_chance, compiled
 from amc_tf.image_data import ImageData
 
 
@@ -86,3 +86,12 @@ def test_a_model_that_guesses_is_stopped(top1: float, num_classes: int, num_imag
         DataError, match=r"is -1\.\.1; try --input-range with one of 0\.\.1, 0\.\.255, imagenet"
     ):
         check_not_chance(top1, num_classes, num_images=num_images, input_range="-1..1")
+
+
+def test_a_compiled_model_computes_inference_and_leaves_the_model_as_it_was(library) -> None:
+    model = library.Sequential(
+        [library.layers.Input((2, 2, 3)), library.layers.Dropout(0.9), library.layers.Flatten()]
+    )
+    images = np.random.default_rng(0).normal(size=(5, 2, 2, 3)).astype(np.float32)
+    np.testing.assert_array_equal(compiled(model)(images), images.reshape(5, 12))
+    assert model.predict_function is None
