@@ -324,3 +324,18 @@ def _check_bool(settings: Any, name: str) -> None:
     value = getattr(settings, name)
     if not isinstance(value, bool):
         raise SettingsError(f"{name} is {value!r}; give True or False.")
+
+
+# The searches by name: ours, and that of the paper, which explores around the actor alone, bounds widths from
+# above alone, keeps the channels of the largest response, leaves batch-norm statistics as they are, and takes
+# the network of the highest reward.
+PRESETS = {
+    "default": SearchSettings(),
+    "paper": SearchSettings(
+        importance="activation",
+        elite_share=0.0,
+        min_budget_use=0.0,
+        reestimate_batch_norm=False,
+        num_finalists=1,
+    ),
+}

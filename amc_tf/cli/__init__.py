@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         SystemExit: With 0 after `--help` and `--version`, with 2 after wrong usage.
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    args = make_parser().parse_args(_join_negative_range(words))
+    args = parse(words)
     args.argv = ["amc-tf", *words]
     try:
         console.prepare(debug=args.debug, needs_keras=args.needs_keras)
@@ -106,6 +106,17 @@ def make_parser() -> argparse.ArgumentParser:
         verb.add_argument("--debug", action="store_true", help="show tracebacks and what libraries say")
         verb.add_argument("--quiet", action="store_true", help="show no progress")
     return parser
+
+
+def parse(words: Sequence[str]) -> argparse.Namespace:
+    """Parses the words after `amc-tf`; twice, for a preset found once has changed the defaults.
+
+    Raises:
+        SystemExit: As `main`.
+    """
+    parser, joined = make_parser(), _join_negative_range(words)
+    parser.parse_args(joined)
+    return parser.parse_args(joined)
 
 
 def _join_negative_range(words: Sequence[str]) -> list[str]:

@@ -12,6 +12,7 @@ from amc_tf.reward import find_reward, needs_latency
 from amc_tf.settings import (
     LATENCY_PRECISIONS,
     MIN_KEEP_RATIO_DENSE,
+    PRESETS,
     FinetuneSettings,
     SearchSettings,
     quantization_settings,
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from amc_tf.budget import Budget
     from amc_tf.data import ImageData
 
-SEARCH = SearchSettings()
+SEARCH = PRESETS["default"]
 FINETUNE = FinetuneSettings()
 _SEED = ("seed", "--seed", "seed of every random draw")
 _WIDTHS = (
@@ -134,6 +135,14 @@ def add_budget(parser: argparse.ArgumentParser, *, budget: str | None = None) ->
 
 def add_search(parser: argparse.ArgumentParser) -> None:
     """Adds the settings of a search; the budget is added apart."""
+    parser.add_argument(
+        "--preset",
+        action=_Preset,
+        choices=PRESETS,
+        default="default",
+        help="what the other settings of the search start from; paper is the search of AMC (default: "
+        "%(default)s)",
+    )
     _add_warmup(parser)
     importance = ("importance", "--importance", "what decides which channels stay")
     _add_settings(parser, SEARCH, [*_SEARCHING, importance, *_WIDTHS])
@@ -163,6 +172,22 @@ def add_sparse_search(parser: argparse.ArgumentParser) -> None:
     )
     _add_batch_norm(parser)
     _add_settings(parser, SEARCH, [("num_calibration_images", "--calibration-images", "images for that")])
+
+
+class _Preset(argparse.Action):
+    """Makes the settings of a preset the defaults of its parser, which holds from the next parsing on."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: Any = None
+    ) -> None:
+        preset = PRESETS[values]
+        changed = {
+            field.name: getattr(preset, field.name)
+            for field in dataclasses.fields(SearchSettings)
+            if getattr(preset, field.name) != getattr(SEARCH, field.name)
+        }
+        parser.set_defaults(**changed)
+        setattr(namespace, self.dest, values)
 
 
 def _add_warmup(parser: argparse.ArgumentParser) -> None:
