@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -29,6 +29,7 @@ from amc_tf.finalists import Choice
 from amc_tf.graph import ChannelGraph
 from amc_tf.latency_model import LatencyPredictor, probe_widths
 from amc_tf.network import NetworkFunction
+from amc_tf.recovery import Recovery
 from amc_tf.reward import needs_latency
 from amc_tf.run_folder import RunFolder
 from amc_tf.score import Candidates, LearningPredictor, Objective, Score, Scorer, Timing
@@ -70,6 +71,7 @@ class PruningSession:
         limit: the budget in absolute numbers.
         bounds: the widths that each group may be given.
         builder: makes plan and weights from widths.
+        recover: makes the weights of a chosen network from its widths, after a longer recovery.
         scorer: scores widths.
 
     Raises:
@@ -99,7 +101,6 @@ class PruningSession:
         _check_precision(settings.latency_precision, meter, table)
         self.settings = settings
         self.split = split
-        self._recovered: dict[tuple[int, ...], Weights] = {}
         self.graph = ChannelGraph.from_model(model)
         self.network = NetworkFunction(model, self.graph)
         self.groups = self._make_groups()
@@ -111,6 +112,15 @@ class PruningSession:
         self._timing = self._time_baseline()
         self.limit = budget.resolve(self.groups.count(), self.baseline_ms)
         self.builder: Candidates = self._make_builder()
+        self.recover = Recovery(
+            self.network,
+            self.builder,
+            split.calibration,
+            top1=self._search_top1,
+            settings=settings,
+            input_range=input_range,
+            is_sparse=self._is_sparse,
+        )
         self.scorer = self._make_scorer()
         self._probe()
         self.bounds: Bounds = self._make_bounds()
@@ -165,28 +175,6 @@ class PruningSession:
                 "episodes: allow more of them or a larger budget, or lower min_keep_ratio."
             )
         return choice
-
-    def recover(self, widths: Sequence[int]) -> Weights:
-        """Returns the weights of a chosen network, after a longer recovery than candidates get.
-
-        Batch-norm statistics are measured on all calibration images. Re-fitting in network order (see
-        `amc_tf.sequential`) is better than what candidates get for some networks and worse for others: the
-        more accurate weights on the search images are returned. They are kept for the next call.
-        """
-        key = tuple(widths)
-        if key not in self._recovered:
-            self._recovered[key] = self._recover(self.builder.plan(key))
-        return self._recovered[key]
-
-    def _recover(self, plan: Any) -> Weights:
-        images = to_input_range(self.split.calibration.images, self._input_range)
-        weights = self.builder.weights(plan)
-        if self.settings.reestimate_batch_norm:
-            weights = BatchNormEstimator(self.network, images)(weights)
-        if self._is_sparse or not self.settings.reconstruct:
-            return weights
-        in_order = SequentialReconstructor(self.network, images, seed=self.settings.seed)(plan)
-        return max((in_order, weights), key=self._search_top1)
 
     def _search_top1(self, weights: Weights) -> float:
         predict = self.network.predictor(weights)

@@ -97,6 +97,7 @@ LAYERS = (
     "amc_tf.elite",
     "amc_tf.search",
     "amc_tf.finalists",
+    "amc_tf.recovery",
     "amc_tf.session",
     "amc_tf.sparse_session",
     "amc_tf.bundle",

@@ -5,6 +5,7 @@ import keras
 import numpy as np
 import pytest
 
+from amc_tf import recovery
 from amc_tf import session as session_module
 from amc_tf.batch_norm import BatchNormEstimator
 from amc_tf.budget import Budget
@@ -388,13 +389,13 @@ def test_without_a_network_within_the_budget_a_sentence_says_so(macs_session):
 def test_recovery_returns_the_weights_that_are_better_on_the_search_images(macs_session, monkeypatch, winner):
     widths = macs_session.bounds.minimum
     plan = macs_session.builder.plan(widths)
-    monkeypatch.setattr(macs_session, "_recovered", {})
+    monkeypatch.setattr(macs_session.recover, "_found", {})
     in_order = macs_session.network.slice(plan)
     in_order = {
         path: {name: 2 * array for name, array in arrays.items()} for path, arrays in in_order.items()
     }
     monkeypatch.setattr(
-        session_module, "SequentialReconstructor", lambda network, images, seed: lambda plan: in_order
+        recovery, "SequentialReconstructor", lambda network, images, seed: lambda plan: in_order
     )
     first = next(iter(in_order))
     marks = {
@@ -406,7 +407,7 @@ def test_recovery_returns_the_weights_that_are_better_on_the_search_images(macs_
     def is_winner(weights):
         return float(np.array_equal(weights[first]["kernel"], marks[winner]))
 
-    monkeypatch.setattr(macs_session, "_search_top1", is_winner)
+    monkeypatch.setattr(macs_session.recover, "_top1", is_winner)
 
     np.testing.assert_array_equal(macs_session.recover(widths)[first]["kernel"], marks[winner])
 
@@ -432,7 +433,7 @@ def test_the_chosen_network_is_the_best_one_once_recovered(model, split):
 def test_a_network_is_recovered_once(model, split, monkeypatch):
     session = make_session(model, split, Budget(macs=0.5))
     first = session.recover(session.bounds.minimum)
-    monkeypatch.setattr(session, "_recover", None)
+    monkeypatch.setattr(session.recover, "_recover", None)
     assert session.recover(list(session.bounds.minimum)) is first
 
 

@@ -1,0 +1,79 @@
+"""Finds good weights for the few networks that may be chosen, in more time than candidates get."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from amc_tf.batch_norm import BatchNormEstimator
+from amc_tf.data import ImageData, to_input_range
+from amc_tf.network import NetworkFunction
+from amc_tf.score import Candidates
+from amc_tf.sequential import SequentialReconstructor
+from amc_tf.settings import SearchSettings
+from amc_tf.weights import Weights
+
+
+class Recovery:
+    """Recovers a network in earnest, and remembers it.
+
+    Batch-norm statistics are measured on all calibration images. Re-fitting in network order (see
+    `amc_tf.sequential`) is better than what candidates get for some networks and worse for others: the more
+    accurate weights on the search images are returned.
+
+    Args:
+        network: the original network.
+        builder: makes plan and weights of a candidate.
+        calibration: images for statistics and re-fitting.
+        top1: accuracy of weights on the search images.
+        settings: of the search: which recoveries are on, and the seed.
+        input_range: one of `amc_tf.data.INPUT_RANGES`.
+        is_sparse: whether networks hold zeros that must stay, which rules re-fitting out.
+    """
+
+    def __init__(
+        self,
+        network: NetworkFunction,
+        builder: Candidates,
+        calibration: ImageData,
+        *,
+        top1: Callable[[Weights], float],
+        settings: SearchSettings,
+        input_range: str,
+        is_sparse: bool,
+    ) -> None:
+        self._network = network
+        self._builder = builder
+        self._calibration = calibration
+        self._top1 = top1
+        self._settings = settings
+        self._input_range = input_range
+        self._is_sparse = is_sparse
+        self._found: dict[tuple[int, ...], Weights] = {}
+
+    def __call__(self, widths: Sequence[int]) -> Weights:
+        """Returns the recovered weights of the network with these widths; the same ones for the next call."""
+        key = tuple(widths)
+        if key not in self._found:
+            self._found[key] = self._recover(self._builder.plan(key))
+        return self._found[key]
+
+    def _recover(self, plan: Any) -> Weights:
+        weights = self._builder.weights(plan)
+        if self._settings.reestimate_batch_norm:
+            weights = self._estimate(weights)
+        if self._is_sparse or not self._settings.reconstruct:
+            return weights
+        refit = SequentialReconstructor(self._network, self._images(), seed=self._settings.seed)
+        return max((refit(plan), weights), key=self._top1)
+
+    @cached_property
+    def _estimate(self) -> BatchNormEstimator:
+        return BatchNormEstimator(self._network, self._images())
+
+    def _images(self) -> NDArray[np.float32]:
+        return to_input_range(self._calibration.images, self._input_range)
