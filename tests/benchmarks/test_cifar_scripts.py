@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from amc_tf.models.mobilenet import cifar_mobilenet
-from benchmarks import cifar_channels, cifar_sparsity, finetune_networks, reward_predicts
+from benchmarks import cifar_channels, cifar_sparsity, finetune_networks, reward_predicts, search_efficiency
 from benchmarks.shared_data import load_cifar10
 from benchmarks.training import Recipe, train
 
@@ -97,3 +97,32 @@ def test_weights_are_removed_with_every_seed_and_fine_tuned_with_the_first(
     assert first["top1"].keys() == {*cifar_sparsity.NETWORKS}
     assert second["top1"].keys() == {"baseline", "uniform", "threshold", "pruned", "finetuned"}
     assert all(count <= 0.5 * first["params"]["baseline"] for count in list(first["params"].values())[1:])
+
+
+def test_both_searches_are_compared_at_the_marks(
+    data: Path, network: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search_efficiency, "_MARKS", (2, 4, 100))
+    options = ["--data-dir", str(data), "--input-range=-1..1", "--episodes", "4", "--search-images", "100"]
+
+    assert search_efficiency.main([str(network), *options, "--seeds", "0", "--out", str(tmp_path)]) == 0
+
+    (row,) = json.loads((tmp_path / "results.json").read_text())["rows"]
+    assert row["default"].keys() == row["paper"].keys() == {"2", "4"}
+    assert (tmp_path / "paper0" / "episodes.jsonl").read_text() != (
+        tmp_path / "default0" / "episodes.jsonl"
+    ).read_text()
+
+
+@pytest.mark.parametrize(
+    ("default", "paper", "reached"),
+    [
+        ([None, -0.5, -0.2, -0.1], [None, None, -0.4, -0.2], 3),
+        ([-0.5, -0.5, -0.5, -0.5], [-0.9, -0.9, -0.9, -0.4], None),
+        ([-0.5, -0.5, -0.5, -0.5], [None, None, None, None], None),
+    ],
+)
+def test_reached_is_the_first_episode_that_is_as_good_as_the_end_of_the_paper(
+    default, paper, reached
+) -> None:
+    assert search_efficiency.compare({"default": default, "paper": paper})["reached"] == reached
