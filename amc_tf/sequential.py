@@ -25,6 +25,7 @@ from amc_tf.windows import read_windows, sample_positions
 
 _MAX_TENSOR_BYTES = 2**28
 _MAX_SAMPLE_BYTES = 2**28
+_ACTIVATIONS = ("ReLU", "Activation")
 _SMALLEST_SCALE = 1e-6  # of a batch normalisation whose outputs still depend on its inputs
 
 
@@ -128,7 +129,7 @@ class SequentialReconstructor:
         parts = []
         for number, batch in enumerate(walk.batches):
             original, slim = (
-                rule.reading(call, [tensors[call.inputs[0]][batch]], {name: weights[call.path][name]})
+                rule.reading(call, [tensors[call.inputs[0]][batch]], weights[call.path])
                 for tensors, weights in ((walk.original, self._network.weights), (walk.slim, walk.weights))
             )
             positions = sample_positions(
@@ -228,7 +229,7 @@ class _Walk:
             if others is None:
                 return _Behind(scale, offset, None, None)
             reader = self._only_reader(reader.outputs[0])
-        return _Behind(scale, offset, others, None if reader is None else linear_range(reader.layer))
+        return _Behind(scale, offset, others, _range_of(reader))
 
     def _other_terms(self, reader: Call, tensor: int, columns: NDArray[np.int64]) -> tuple[Any, Any] | None:
         """Returns what a sum adds to a tensor, originally and now; None if that is not known yet."""
@@ -258,6 +259,13 @@ class _Walk:
     def _only_reader(self, tensor: int) -> Call | None:
         readers = self._readers.get(tensor, [])
         return readers[0] if len(readers) == 1 else None
+
+
+def _range_of(reader: Call | None) -> Range | None:
+    """Returns the linear range of the only reader where that is an activation, with nothing before it."""
+    if reader is None or type(reader.layer).__name__ not in _ACTIVATIONS:
+        return None
+    return linear_range(reader.layer)
 
 
 def _at(tensor: Any, positions: Any) -> Any:

@@ -80,6 +80,44 @@ def first_group_plan(network, num_kept):
     return PruningPlan({group.name: tuple(range(num_kept))}, {group.name: group.num_channels})
 
 
+def separable_network(library):
+    return randomize(
+        classifier(library, library.layers.SeparableConv2D(6, 3, depth_multiplier=2, name="separable"))
+    )
+
+
+def test_separable_convolutions_are_refitted_behind_their_depthwise_half(library):
+    network, images = NetworkFunction(separable_network(library)), random_images()
+    plan = first_group_plan(network, 4)
+
+    refitted = SequentialReconstructor(network, images)(plan)
+
+    pooled = [
+        read_by(network, weights, images, lambda call: call.path == "classes")
+        for weights in (network.weights, refitted, network.slice(plan))
+    ]
+    errors = [np.square(found - pooled[0]).mean() for found in pooled[1:]]
+    assert errors[0] < 0.7 * errors[1]
+
+
+def test_the_activation_of_the_next_convolution_is_not_one_on_what_it_reads():
+    def make(activation):
+        def body(hidden):
+            hidden = keras.layers.Conv2D(6, 1, name="linear")(hidden)
+            return keras.layers.Conv2D(6, 3, activation=activation, name="next")(hidden)
+
+        return NetworkFunction(randomize(classifier(keras, body)))
+
+    linear, with_relu = make(None), make("relu")
+    plan, images = first_group_plan(linear, 4), random_images()
+
+    kernels = [
+        SequentialReconstructor(network, images)(plan)["linear"]["kernel"] for network in (linear, with_relu)
+    ]
+
+    np.testing.assert_array_equal(*kernels)
+
+
 def test_network_that_loses_nothing_keeps_its_weights():
     network = NetworkFunction(residual_network())
 
