@@ -53,6 +53,8 @@ def choose(
         return None
     # Of equals the first, which is the control; recovery may lose what a budget of accuracy asks for.
     best = max(recovered, key=lambda score: (score.feasible, score.rank))
+    if not best.feasible:
+        return None
     found_by = "uniform" if best.widths == uniform.widths else "agent"
     return Choice(best, found_by, recovered[0] if uniform.feasible else uniform)
 

@@ -22,8 +22,9 @@ class Recovery:
     """Recovers a network in earnest, and remembers it.
 
     Batch-norm statistics are measured on all calibration images. Re-fitting in network order (see
-    `amc_tf.sequential`) is better than what candidates get for some networks and worse for others: the more
-    accurate weights on the search images are returned.
+    `amc_tf.sequential`) is better than what candidates get for some networks and worse for others: of these
+    and the weights as scored, the most accurate on the search images are returned, so that no network loses
+    what it was chosen for.
 
     Args:
         network: the original network.
@@ -63,13 +64,13 @@ class Recovery:
         return self._found[key]
 
     def _recover(self, plan: Any) -> Weights:
-        weights = self._builder.weights(plan)
+        found = [self._builder.weights(plan)]
         if self._settings.reestimate_batch_norm:
-            weights = self._estimate(weights)
-        if self._is_sparse or not self._settings.reconstruct:
-            return weights
-        refit = SequentialReconstructor(self._network, self._images(), seed=self._settings.seed)
-        return max((refit(plan), weights), key=self._top1)
+            found.insert(0, self._estimate(found[0]))
+        if self._settings.reconstruct and not self._is_sparse:
+            refit = SequentialReconstructor(self._network, self._images(), seed=self._settings.seed)
+            found.insert(0, refit(plan))
+        return found[0] if len(found) == 1 else max(found, key=self._top1)
 
     @cached_property
     def _estimate(self) -> BatchNormEstimator:

@@ -54,6 +54,16 @@ def test_a_network_that_recovery_takes_out_of_the_budget_does_not_win():
     assert choice.best.widths == (2,)
 
 
+def test_there_is_no_choice_if_recovery_takes_all_out_of_the_budget():
+    episodes = [scored(1, -0.1).to_json()]
+    assert (
+        choose(
+            scored(9, -0.3), episodes, num_finalists=1, recover=lambda score: scored(2, -0.3, feasible=False)
+        )
+        is None
+    )
+
+
 def test_of_equal_networks_more_operations_win():
     choice, _ = choose_among(scored(9, -0.2, macs=90), [scored(1, -0.2, macs=95)])
     assert choice.found_by == "agent"

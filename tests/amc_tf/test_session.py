@@ -385,31 +385,29 @@ def test_without_a_network_within_the_budget_a_sentence_says_so(macs_session):
         macs_session.choose(scored((8, 8, 8), 0.1, feasible=False), SearchResult(None, episodes))
 
 
-@pytest.mark.parametrize("winner", ["in order", "as scored"])
-def test_recovery_returns_the_weights_that_are_better_on_the_search_images(macs_session, monkeypatch, winner):
+@pytest.mark.parametrize("winner", ["in order", "all statistics", "as scored"])
+def test_recovery_returns_the_weights_that_are_best_on_the_search_images(macs_session, monkeypatch, winner):
     widths = macs_session.bounds.minimum
-    plan = macs_session.builder.plan(widths)
+    scored = macs_session.builder.weights(macs_session.builder.plan(widths))
+    first = next(iter(scored))
+
+    def marked(factor):
+        return {**scored, first: {name: factor * array for name, array in scored[first].items()}}
+
+    found = {"in order": marked(2), "all statistics": marked(3), "as scored": scored}
     monkeypatch.setattr(macs_session.recover, "_found", {})
-    in_order = macs_session.network.slice(plan)
-    in_order = {
-        path: {name: 2 * array for name, array in arrays.items()} for path, arrays in in_order.items()
-    }
+    monkeypatch.setattr(macs_session.recover, "_estimate", lambda weights: found["all statistics"])
     monkeypatch.setattr(
-        recovery, "SequentialReconstructor", lambda network, images, seed: lambda plan: in_order
+        recovery, "SequentialReconstructor", lambda network, images, seed: lambda plan: found["in order"]
     )
-    first = next(iter(in_order))
-    marks = {
-        "in order": in_order[first]["kernel"],
-        "as scored": macs_session.builder.weights(plan)[first]["kernel"],
-    }
-    assert not np.array_equal(*marks.values())
+    wanted = found[winner][first]["kernel"]
 
     def is_winner(weights):
-        return float(np.array_equal(weights[first]["kernel"], marks[winner]))
+        return float(np.array_equal(weights[first]["kernel"], wanted))
 
     monkeypatch.setattr(macs_session.recover, "_top1", is_winner)
 
-    np.testing.assert_array_equal(macs_session.recover(widths)[first]["kernel"], marks[winner])
+    np.testing.assert_array_equal(macs_session.recover(widths)[first]["kernel"], wanted)
 
 
 def test_the_chosen_network_is_the_best_one_once_recovered(model, split):
@@ -450,8 +448,9 @@ def test_candidates_are_refitted_in_network_order_on_request(model, split):
             np.testing.assert_array_equal(found[path][name], array)
 
 
-def test_recovery_measures_batch_norm_statistics_on_all_calibration_images(model, split):
+def test_recovery_measures_batch_norm_statistics_on_all_calibration_images(model, split, monkeypatch):
     session = make_session(model, split, Budget(macs=0.5), num_batch_norm_images=8, reconstruct=False)
+    monkeypatch.setattr(session.recover, "_top1", lambda weights: 0.5)
     plan = session.builder.plan(session.bounds.minimum)
     images = to_input_range(split.calibration.images, RANGE)
     expected = BatchNormEstimator(session.network, images)(session.builder.weights(plan))
