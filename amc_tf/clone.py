@@ -76,7 +76,7 @@ def clone_with(model: Any, edit: LayerEdit) -> Any:
     try:
         config = copy.deepcopy(model.get_config())
         _edit_layers(config, edit, prefix="")
-        return kind.from_config(config, custom_objects=_custom_objects(model))
+        return kind.from_config(config, custom_objects=custom_objects(model))
     except (ValueError, TypeError, KeyError, NotImplementedError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise ModelError(
@@ -85,7 +85,7 @@ def clone_with(model: Any, edit: LayerEdit) -> Any:
         ) from error
 
 
-def _custom_objects(model: Any) -> dict[str, Any]:
+def custom_objects(model: Any) -> dict[str, Any]:
     """Collects by name the layer classes and activations of a model that are not Keras' own."""
     layers = [layer for _, layer in iterate_layers(model)]
     used = [*map(type, layers), *(getattr(layer, "activation", None) for layer in layers)]

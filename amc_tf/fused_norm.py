@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from amc_tf.clone import copy_weights
+from amc_tf.clone import copy_weights, custom_objects
 
 _RANK = 4  # of the images that the fused operator takes: [B, H, W, C]
 
@@ -37,7 +37,8 @@ def with_fused_norm(model: keras.Model, *, momentum: float | None = None) -> ker
             config["momentum"] = momentum
         return (fused if _fits(layer) else keras.layers.BatchNormalization).from_config(config)
 
-    copy = keras.models.clone_model(model, clone_function=clone, recursive=True)
+    with keras.saving.custom_object_scope(custom_objects(model)):
+        copy = keras.models.clone_model(model, clone_function=clone, recursive=True)
     copy_weights(model, copy)
     return copy
 

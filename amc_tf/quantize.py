@@ -10,7 +10,8 @@ Integer-Arithmetic-Only Inference", CVPR 2018). Three things differ from the too
 - Kernels of depthwise convolutions have a range for each channel, as in post-training quantisation, and not
   one for all: before any training MobileNetV2 (ImageNet, 160 pixels, 200 photos) is right on 72 % instead of
   11 %; on 73.5 % in float32.
-- Networks may be nested, and layers may end in any activation: both are taken apart first.
+- Networks may be nested, and layers may end in an activation that only stands alone in int8: both are taken
+  apart first.
 """
 
 from __future__ import annotations
@@ -198,6 +199,17 @@ def _check_layers(flat: Any, scheme: Any) -> None:
     for layer in flat.layers:
         if not (type(layer).__name__ == "InputLayer" or registry.supports(layer) or _is_folded(layer)):
             raise _unsupported(layer.name.replace("__", "/"), layer, "it has no int8 counterpart")
+        if type(layer).__name__ == "Activation":
+            _check_activation(layer, registry.get_quantize_config(layer))
+
+
+def _check_activation(layer: Any, config: Any) -> None:
+    try:
+        config.get_output_quantizers(layer)
+    except ValueError as error:
+        name = _name_of(layer.activation)
+        path = layer.name.removesuffix("__activation").replace("__", "/")
+        raise _unsupported(path, layer, f"its activation {name} has no int8 counterpart") from error
 
 
 def _is_folded(layer: Any) -> bool:

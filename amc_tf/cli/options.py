@@ -180,13 +180,13 @@ class _Preset(argparse.Action):
     def __call__(
         self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: Any = None
     ) -> None:
-        preset = PRESETS[values]
-        changed = {
-            field.name: getattr(preset, field.name)
-            for field in dataclasses.fields(SearchSettings)
-            if getattr(preset, field.name) != getattr(SEARCH, field.name)
-        }
-        parser.set_defaults(**changed)
+        fields = [field.name for field in dataclasses.fields(SearchSettings)]
+        differing = [
+            name
+            for name in fields
+            if any(getattr(preset, name) != getattr(SEARCH, name) for preset in PRESETS.values())
+        ]
+        parser.set_defaults(**{name: getattr(PRESETS[values], name) for name in differing})
         setattr(namespace, self.dest, values)
 
 

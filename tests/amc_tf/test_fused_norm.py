@@ -66,3 +66,12 @@ def test_nested_and_shared_layers_keep_their_weights_and_function():
     np.testing.assert_allclose(copy(images), model(images), rtol=1e-5, atol=1e-5)
     for ours, theirs in zip(copy.get_weights(), model.get_weights(), strict=True):
         np.testing.assert_array_equal(ours, theirs)
+
+
+def test_activations_that_keras_does_not_know_are_copied():
+    def halved(values):
+        return values / 2
+
+    model = keras.Sequential([keras.Input((4, 4, 2)), keras.layers.Conv2D(3, 1, activation=halved)])
+    images = np.random.default_rng(0).normal(size=(2, 4, 4, 2)).astype(np.float32)
+    np.testing.assert_array_equal(with_fused_norm(model)(images), model(images))

@@ -138,9 +138,14 @@ def used_twice(library):
     return classifier(library, lambda hidden: layer(layer(hidden)))
 
 
+def activation_without_int8(library):
+    return classifier(library, library.layers.Conv2D(4, 1, activation="elu", name="curved"))
+
+
 @pytest.mark.parametrize(
     ("make", "words"),
     [
+        (activation_without_int8, r"'curved' \(Activation\) .*: its activation elu has no int8 counterpart"),
         (batch_norm_after_add, r"'alone' \(BatchNormalization\) cannot be trained for int8: it has no int8"),
         (used_twice, r"'again' \(Conv2D\) cannot be trained for int8: it is used more than once"),
     ],
@@ -152,8 +157,9 @@ def test_a_layer_without_an_int8_counterpart_is_named(make, words):
 
 def test_whether_a_network_can_be_trained_is_known_before(run):
     check_quantizable(run.given)
-    with pytest.raises(ModelError, match="'alone'"):
-        check_quantizable(batch_norm_after_add(keras))
+    for make, name in ((batch_norm_after_add, "'alone'"), (activation_without_int8, "'curved'")):
+        with pytest.raises(ModelError, match=name):
+            check_quantizable(make(keras))
 
 
 def test_the_most_accurate_network_is_chosen_and_of_equal_ones_the_first(run):

@@ -37,6 +37,10 @@ def test_what_is_given_beside_a_preset_wins_wherever_it_stands(turned) -> None:
     )
 
 
+def test_of_two_presets_the_last_counts() -> None:
+    assert settings_of("--preset", "paper", "--preset", "default") == SearchSettings()
+
+
 def test_an_unknown_preset_is_refused(capsys) -> None:
     with pytest.raises(SystemExit):
         settings_of("--preset", "papers")
