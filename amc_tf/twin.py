@@ -26,6 +26,8 @@ _ARITHMETIC = {
     "divide": "Divide", "truediv": "Divide",
 }  # fmt: skip
 _ACTIVATIONS = frozenset("relu relu6 sigmoid silu tanh elu selu gelu softplus hard_sigmoid hard_silu".split())
+# Options of these operations in Keras 3, with which they are what the name means on both sides.
+_ACTIVATION_OPTIONS = {"alpha": 1.0, "approximate": False}
 
 
 def to_tf_keras(model: Any) -> Any:
@@ -217,6 +219,11 @@ class _Rebuilder:
         kind = _operation_kind(operation)
         tensors = [operand for operand in operands if _is_symbolic(operand)]
         if kind in _ACTIVATIONS and len(operands) == 1:
+            for option, value in _ACTIVATION_OPTIONS.items():
+                if getattr(operation, option, value) != value:
+                    raise self._missing(
+                        path, f"the operation {kind} with {option}={getattr(operation, option)}"
+                    )
             own = {"hard_silu": hard_silu, "hard_sigmoid": hard_sigmoid} if self._library is not keras else {}
             return layers.Activation(own.get(kind, kind), name=name)(operands[0])
         arithmetic = _ARITHMETIC.get(kind)

@@ -239,3 +239,25 @@ def test_an_operation_that_one_side_lacks_is_named(library):
 def test_a_model_without_a_layer_graph_is_refused(library):
     with pytest.raises(ModelError, match="a built functional or Sequential model was expected"):
         other(library, library.Sequential(name="open"))
+
+
+@pytest.mark.parametrize(
+    ("operation", "words"),
+    [
+        (lambda x: keras.activations.elu(x, alpha=0.3), "operation elu with alpha=0.3"),
+        (keras.ops.gelu, "operation gelu with approximate=True"),
+    ],
+    ids=["elu", "gelu"],
+)
+def test_operations_with_options_that_a_name_does_not_carry_are_refused(operation, words):
+    inputs = keras.Input((3,))
+    with pytest.raises(ModelError, match=words):
+        to_tf_keras(keras.Model(inputs, operation(inputs)))
+
+
+@pytest.mark.parametrize("operation", [keras.activations.elu, keras.activations.gelu], ids=["elu", "gelu"])
+def test_operations_with_the_usual_options_become_activations(operation):
+    inputs = keras.Input((3,))
+    model = keras.Model(inputs, operation(inputs))
+    values = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
+    np.testing.assert_allclose(to_tf_keras(model)(values), model(values), atol=1e-6)
