@@ -273,12 +273,13 @@ class _Numbering:
         wanted = set(roots)
         holding = [axis for axis in self._axes if not wanted.isdisjoint(axis.roots)]
         first = next(axis for axis in holding if axis.written)
-        start = first.roots.index(roots[0])
+        earlier = {self._place[root][0] for root in first.roots if root in self._place} & set(range(index))
         call = next(call for call in self._wired.trace.calls if call.path == first.path)
         shape = call.input_shapes[0]
         height, width = shape[:2] if len(shape) == 3 else (1, 1)
         return ChannelGroup(
-            name=f"{first.path}[{start}]" if start else first.path,
+            # Numbered among the groups of this layer: a position would change with the widths before it.
+            name=f"{first.path}[{len(earlier)}]" if earlier else first.path,
             index=index,
             num_channels=len(roots),
             producers=tuple(axis.path for axis in holding if axis.written),

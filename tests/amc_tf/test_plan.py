@@ -214,6 +214,24 @@ def test_composing_with_nothing_changes_nothing(graph):
     assert compose(plan, nothing) == compose(nothing, plan) == plan
 
 
+def test_groups_within_one_layer_keep_their_names_when_channels_go():
+    def body(hidden):
+        wide = keras.layers.Conv2D(32, 1, name="wide")(hidden)
+        wide = keras.layers.ReLU()(keras.layers.ReLU()(wide))
+        parts = [keras.layers.Conv2D(16, 1, name=name)(hidden) for name in ("left", "right")]
+        return keras.layers.Add()([wide, keras.layers.Concatenate()(parts)])
+
+    model = classifier(keras, body)
+    graph = ChannelGraph.from_model(model)
+    first = widths_to_plan(graph, [group.num_channels // 2 for group in graph.groups])
+    slim = ChannelGraph.from_model(rebuild(model, first))
+
+    names = [group.name for group in graph.groups]
+    assert {"wide", "wide[1]"} <= set(names) and [group.name for group in slim.groups] == names
+    second = widths_to_plan(slim, [group.num_channels // 2 for group in slim.groups])
+    compose(first, second).validate(graph)
+
+
 def test_a_composed_plan_builds_what_two_build_one_after_the_other():
     model = classifier(keras, keras.layers.Conv2D(12, 3, name="second"))
     random = np.random.default_rng(0)
