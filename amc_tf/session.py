@@ -97,7 +97,7 @@ class PruningSession:
         table: LatencyTable | None = None,
     ) -> None:
         _check_backend()
-        _check_reward(settings.reward, budget, meter)
+        check_reward(settings.reward, budget, meter)
         _check_precision(settings.latency_precision, meter, table)
         self.settings = settings
         self.split = split
@@ -362,7 +362,12 @@ def _check_backend() -> None:
         )
 
 
-def _check_reward(reward: str, budget: Budget, meter: LatencyMeter | None) -> None:
+def check_reward(reward: str, budget: Budget, meter: LatencyMeter | None) -> None:
+    """Checks that a reward has what it needs.
+
+    Raises:
+        SettingsError: if it lacks a meter, a latency to aim at, or something to make small.
+    """
     if needs_latency(reward) and meter is None:
         raise SettingsError(f"The reward {reward} needs a measured latency: give a meter.")
     if reward == "soft_latency" and budget.kind != "latency":

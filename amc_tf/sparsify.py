@@ -26,7 +26,7 @@ from amc_tf.run_folder import RunFolder, write_keras_model
 from amc_tf.score import Score
 from amc_tf.settings import MIN_KEEP_RATIO_DENSE, FinetuneSettings, SearchSettings
 from amc_tf.sparse_session import SparsitySession
-from amc_tf.sparsity import finetune_sparse
+from amc_tf.sparsity import check_trainable, finetune_sparse
 from amc_tf.sparsity_plan import SparsityPlan
 from amc_tf.stage_record import limit_to_json
 from amc_tf.twin import to_keras3
@@ -100,6 +100,9 @@ def sparsify(  # noqa: PLR0913, the façade: each argument is a choice of the us
         AmcError: one of its subclasses, with a sentence for the user; see `amc_tf.errors`.
     """
     settings, finetuning = settings or SearchSettings(), finetuning or FinetuneSettings()
+    model = to_keras3(model)  # so that plan and sparse network name the layers alike
+    if finetuning.epochs:
+        check_trainable(model)
     split = split_data(
         *same_classes(as_image_data(train), as_image_data(validation)),
         num_calibration=settings.num_calibration_images,

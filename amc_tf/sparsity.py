@@ -71,6 +71,19 @@ def finetune_sparse(  # noqa: PLR0913, those of `finetune` and the plan
     return dataclasses.replace(result, model=stripped)
 
 
+def check_trainable(model: Any) -> None:
+    """Checks, before any long work, that `finetune_sparse` can train a network.
+
+    Args:
+        model: as of `finetune_sparse`.
+
+    Raises:
+        ModelError: if `tf_keras` has no layer like one of the model's layers.
+    """
+    _load_toolkit()
+    to_tf_keras(model)
+
+
 def apply_plan(model: Any, plan: SparsityPlan) -> Any:
     """Returns a Keras 3 copy of a model in which the weights that a plan removes are zero.
 

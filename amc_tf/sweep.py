@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import os
 import shlex
@@ -11,17 +12,22 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from amc_tf.budget import Budget
 from amc_tf.compress import compress
+from amc_tf.data import as_image_data
 from amc_tf.errors import BudgetError, RunFolderError, SettingsError
 from amc_tf.front import FrontNetwork, collect_networks, front_axis
 from amc_tf.front_page import front_chart, render_front, standalone_svg
 from amc_tf.latency_facts import unit_of
 from amc_tf.progress import Progress
 from amc_tf.run_folder import RunFolder, write_atomically
+from amc_tf.session import check_reward
 from amc_tf.settings import FinetuneSettings, SearchSettings
 
 _CHART_WIDTH = 1104
+_ORIGIN = "origin.sha256"  # of model and data
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +71,8 @@ def sweep(  # noqa: PLR0913, the façade: each argument is a choice of the user
     """Compresses a model to each of several budgets, and compares all the networks.
 
     Each budget has a run folder of its own below `out`, named like the budget; beside them are written
-    front.json, front.svg and front.html. A budget that cannot be met is told, and the others go on.
+    front.json, front.svg, front.html and a digest of model and data. A budget that cannot be met is told, and
+    the others go on.
 
     Args:
         model: as for `amc_tf.compress`, like the next two.
@@ -86,11 +93,15 @@ def sweep(  # noqa: PLR0913, the façade: each argument is a choice of the user
         AmcError: one of its subclasses; `BudgetError` if no budget can be met.
     """
     names = _folder_names(budgets)
+    reward = (options.get("settings") or SearchSettings()).reward
+    for budget in budgets:
+        check_reward(reward, budget, options.get("meter"))
     listener, labels = progress or Progress(), labels or {}
     folders = {name: Path(out) / name for name in names}
     with contextlib.ExitStack() as claimed:  # an earlier run is refused before hours are spent on another
         for folder in folders.values():
             claimed.enter_context(RunFolder(folder, resume=resume, overwrite=overwrite))
+    _claim(Path(out) / _ORIGIN, _fingerprint(model, train, validation), resume=resume)
     summaries: dict[str, Mapping[str, Any]] = {}
     failures: dict[str, str] = {}
     for number, (name, budget) in enumerate(zip(names, budgets, strict=True), 1):
@@ -108,6 +119,30 @@ def sweep(  # noqa: PLR0913, the façade: each argument is a choice of the user
     result = SweepResult(collect_networks(summaries), failures, summaries, Path(out) / "front.html")
     _write(Path(out), result)
     return result
+
+
+def _fingerprint(model: Any, *data: Any) -> str:
+    """Returns a digest of the weights of a model and of images and labels."""
+    digest = hashlib.sha256()
+    for array in model.get_weights():
+        digest.update(np.ascontiguousarray(array).tobytes())
+    for part in map(as_image_data, data):
+        digest.update(part.images.tobytes() + part.labels.tobytes())
+    return digest.hexdigest()
+
+
+def _claim(path: Path, fingerprint: str, *, resume: bool) -> None:
+    """Notes what a sweep is of; runs that have finished are not asked again.
+
+    Raises:
+        RunFolderError: if the folder to go on in is of another model or other data, or cannot be written.
+    """
+    if resume and path.exists() and path.read_text(encoding="utf-8").strip() != fingerprint:
+        raise RunFolderError(
+            f"{path.parent} holds a sweep of another model or other data: give the same ones to --resume, or "
+            "start again with --overwrite."
+        )
+    write_atomically(path, lambda file: file.write(fingerprint.encode() + b"\n"))
 
 
 def _folder_names(budgets: Sequence[Budget]) -> list[str]:

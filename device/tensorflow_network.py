@@ -186,6 +186,8 @@ class TensorFlowNetwork:
         constants = {}
         for index, tensor in enumerate(self._graph.tensors):
             data = buffers[tensor.buffer].data
+            if tensor.sparsity is not None:
+                raise ModelError("The network has sparse kernels, which run in LiteRT only.")
             if data is not None and len(data):
                 dtype = np.dtype(self._types[tensor.type].lower())
                 shape = () if tensor.shape is None else tuple(tensor.shape)

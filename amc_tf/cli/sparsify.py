@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
     with console.stdout_for_results():
         settings = options.search_settings(args)
         finetuning = options.finetune_settings(args)
-        _check_no_table(args)
+        _check_meter(args)
         has_meter = meters.meter_kind(args) != "none"
         budget = options.search_budget(args, settings, has_meter=has_meter)
         from amc_tf.model_file import load_model
@@ -76,12 +76,14 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _check_no_table(args: argparse.Namespace) -> None:
+def _check_meter(args: argparse.Namespace) -> None:
     if args.table or (args.meter or "").startswith("table:"):
         raise SettingsError(
             "A latency table predicts networks without sparse kernels: give --meter phone, host or none, "
             "without a table."
         )
+    if meters.meter_kind(args) == "gpu":
+        raise SettingsError("The GPU meter runs no sparse kernels: give --meter phone, host or none.")
 
 
 def _table(summary: Mapping[str, Any]) -> str:

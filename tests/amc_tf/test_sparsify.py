@@ -9,7 +9,7 @@ import pytest
 import amc_tf
 from amc_tf.budget import Budget
 from amc_tf.device.operators import read_operators
-from amc_tf.errors import PhoneError, RunFolderError, RunStoppedError
+from amc_tf.errors import ModelError, PhoneError, RunFolderError, RunStoppedError
 from amc_tf.settings import AgentSettings, FinetuneSettings, SearchSettings
 from amc_tf.sparsify import sparsify
 from amc_tf.sparsity_plan import SparsityPlan
@@ -124,6 +124,20 @@ def test_networks_with_sparse_kernels_are_timed_beside_the_original(model):
 
 
 @pytest.mark.slow
+def without_twin():
+    inputs = keras.Input((8, 8, 3))
+    hidden = keras.layers.Conv2D(8, 3, name="conv")(inputs)
+    return keras.Model(
+        inputs, keras.layers.Dense(4, activation="softmax")(keras.ops.mean(hidden, axis=(1, 2)))
+    )
+
+
+def test_a_network_that_cannot_be_trained_is_refused_before_the_search(tmp_path):
+    with pytest.raises(ModelError, match=r"operation mean.* cannot be rebuilt in tf_keras"):
+        run(without_twin(), tmp_path / "x", finetuning=FinetuneSettings(epochs=1))
+    assert not (tmp_path / "x").exists()
+
+
 def test_training_is_compared_with_uniform_sparsity_trained_alike(model):
     finetuning = FinetuneSettings(epochs=4, batch_size=32, learning_rate=1e-3)
     summary = run(model, finetuning=finetuning, finetune_uniform=True).summary

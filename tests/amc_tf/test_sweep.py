@@ -4,10 +4,12 @@ import json
 import sys
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from amc_tf.budget import Budget
 from amc_tf.errors import BudgetError, RunFolderError, SettingsError
+from amc_tf.image_data import ImageData
 from amc_tf.progress import Progress
 from amc_tf.settings import FinetuneSettings, SearchSettings
 from amc_tf.sweep import sweep
@@ -58,8 +60,19 @@ def made(monkeypatch):
     return seen
 
 
-def run(out, *budgets, **options):
-    return sweep(None, None, None, budgets=budgets, out=out, **{"settings": SETTINGS, **options})
+def model_of(*weights):
+    return SimpleNamespace(get_weights=lambda: [np.array(weights)])
+
+
+def data_of(label):
+    return ImageData(np.zeros((1, 2, 2, 3), np.uint8), np.array([label]), 2)
+
+
+MODEL, TRAIN, VALIDATION = model_of(1.0), data_of(0), data_of(1)
+
+
+def run(out, *budgets, model=MODEL, train=TRAIN, **options):
+    return sweep(model, train, VALIDATION, budgets=budgets, out=out, **{"settings": SETTINGS, **options})
 
 
 def test_each_budget_has_a_folder_and_the_front_lies_above(made, tmp_path):
@@ -67,7 +80,7 @@ def test_each_budget_has_a_folder_and_the_front_lies_above(made, tmp_path):
     result = run(tmp_path, HALF, THIRD, progress=listener)
     assert listener.compressions == [("macs=0.5", 1, 2), ("macs=0.3", 2, 2)]
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "front.html", "front.json", "front.svg", "macs=0.3", "macs=0.5"
+        "front.html", "front.json", "front.svg", "macs=0.3", "macs=0.5", "origin.sha256"
     ]  # fmt: skip
     front = json.loads((tmp_path / "front.json").read_text())
     assert front["networks"] == [network.to_json() for network in result.networks]
@@ -105,6 +118,8 @@ def test_what_has_finished_is_not_run_again(made, tmp_path):
         ({"finetune_uniform": True}, "another choice of fine-tuning uniform"),
         ({"input_range": "0..1"}, "another input_range"),
         ({"labels": {"model": "other"}}, "another model"),
+        ({"model": model_of(2.0)}, "a sweep of another model or other data"),
+        ({"train": data_of(1)}, "a sweep of another model or other data"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
 )
@@ -136,6 +151,19 @@ def test_a_damaged_summary_becomes_a_sentence(made, tmp_path):
 def test_budgets_that_are_no_sweep_are_refused(made, tmp_path, budgets, words):
     with pytest.raises(SettingsError, match=words):
         run(tmp_path, *budgets)
+
+
+@pytest.mark.parametrize(
+    ("budget", "reward", "words"),
+    [(Budget(accuracy=0.9), "error", "give the reward macs"), (THIRD, "latency", "give a meter")],
+)
+def test_a_budget_that_does_not_fit_the_reward_is_refused_before_any_work(
+    made, tmp_path, budget, reward, words
+):
+    settings = SearchSettings(episodes=3, warmup_episodes=1, reward=reward)
+    with pytest.raises(SettingsError, match=words):
+        run(tmp_path, HALF, budget, settings=settings)
+    assert made == []
 
 
 def test_a_small_absolute_budget_has_a_folder_of_its_own(made, tmp_path):

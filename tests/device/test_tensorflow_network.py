@@ -98,9 +98,18 @@ def test_a_loaded_network_runs_the_whole_batch():
     assert load_network(tflite, device="/CPU:0", batch_size=5, xla=False)().shape == (5, 4)
 
 
+def sparse_network():
+    model = build(layers.Conv2D(32, 3, name="sparse"))
+    kernel, bias = model.get_layer("sparse").get_weights()
+    kernel[..., 1:] = 0.0
+    model.get_layer("sparse").set_weights([kernel, bias])
+    return to_tflite(model, sparse=True)
+
+
 @pytest.mark.parametrize(
     ("make", "words"),
     [
+        (sparse_network, "sparse kernels, which run in LiteRT only"),
         (lambda: b"", "no TFLite network"),
         (lambda: b"\0\0\0\0TFL3" + 40 * b"\xff", "cannot be read"),
         (lambda: to_tflite(build(BODIES["flattened"]), precision="dynamic"), "kernels that are not float32"),
@@ -117,7 +126,7 @@ def test_a_loaded_network_runs_the_whole_batch():
             "operators that are not known here: TILE",
         ),
     ],
-    ids=["empty", "damaged", "dynamic", "int8", "operator"],
+    ids=["sparse", "empty", "damaged", "dynamic", "int8", "operator"],
 )
 def test_what_cannot_run_becomes_a_sentence(make, words):
     with pytest.raises(ModelError, match=words):

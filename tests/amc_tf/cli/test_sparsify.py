@@ -57,6 +57,7 @@ def test_json_prints_exactly_the_summary(amc, tmp_path):
     [
         (["--budget=latency=0.5"], "is measured time: give --meter"),
         (["--budget=params"], "'params' is no budget"),
+        (["--meter=gpu"], "The GPU meter runs no sparse kernels: give --meter phone, host or none"),
         (["--meter=table:x.json"], "without sparse kernels: give --meter phone, host or none"),
         (["--min-keep-ratio=0"], "min_keep_ratio is 0"),
     ],
