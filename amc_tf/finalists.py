@@ -10,6 +10,25 @@ from amc_tf.score import Score
 
 
 @dataclasses.dataclass(frozen=True)
+class Finalist:
+    """A network after the longer recovery.
+
+    Attributes:
+        score: its score, with the accuracy on the search images that it has now.
+        merit: its reward on the search and the calibration images together. The search has looked for what is
+            right on the former, by luck too; no label of the latter was ever used.
+    """
+
+    score: Score
+    merit: float
+
+    @property
+    def rank(self) -> tuple[bool, float, int]:
+        """Orders finalists; recovery may lose what a budget of accuracy asks for."""
+        return self.score.feasible, self.merit, self.score.cost.macs
+
+
+@dataclasses.dataclass(frozen=True)
 class Choice:
     """The outcome of a search.
 
@@ -29,7 +48,7 @@ def choose(
     episodes: Iterable[Mapping[str, Any]],
     *,
     num_finalists: int,
-    recover: Callable[[Score], Score],
+    recover: Callable[[Score], Finalist],
 ) -> Choice | None:
     """Recovers the best networks of a search and the control, and takes the best.
 
@@ -40,27 +59,29 @@ def choose(
         uniform: the score of the control.
         episodes: the records of the search.
         num_finalists: networks of the search that are recovered, from the highest rank down.
-        recover: returns the score of a network after the longer recovery.
+        recover: recovers a network.
 
     Returns:
         The choice; of equal networks the one with more operations, and the control rather than the same one
         found by the agent. None if no network is within the budget.
     """
     finalists = [uniform] if uniform.feasible else []
-    finalists += [score for score in _best(episodes, num_finalists) if score.widths != uniform.widths]
+    finalists += [score for score in best_scores(episodes, num_finalists) if score.widths != uniform.widths]
     recovered = [recover(score) for score in finalists]
-    if not recovered:
+    best = max(recovered, key=lambda finalist: finalist.rank, default=None)  # of equals the control
+    if best is None or not best.score.feasible:
         return None
-    # Of equals the first, which is the control; recovery may lose what a budget of accuracy asks for.
-    best = max(recovered, key=lambda score: (score.feasible, score.rank))
-    if not best.feasible:
-        return None
-    found_by = "uniform" if best.widths == uniform.widths else "agent"
-    return Choice(best, found_by, recovered[0] if uniform.feasible else uniform)
+    found_by = "uniform" if best.score.widths == uniform.widths else "agent"
+    return Choice(best.score, found_by, recovered[0].score if uniform.feasible else uniform)
 
 
-def _best(episodes: Iterable[Mapping[str, Any]], number: int) -> list[Score]:
-    """Returns the networks within the budget of the highest rank, each once."""
+def best_scores(episodes: Iterable[Mapping[str, Any]], number: int) -> list[Score]:
+    """Returns the networks within the budget of the highest rank, each once.
+
+    Args:
+        episodes: the records of a search.
+        number: most networks to return.
+    """
     found = [Score.from_json(record) for record in episodes if record.get("feasible")]
     distinct = {score.widths: score for score in found}
     return sorted(distinct.values(), key=lambda score: score.rank, reverse=True)[:number]

@@ -217,14 +217,15 @@ class Scorer:
         """Takes over a score from an earlier run of the same search."""
         self._known[score.widths] = score
 
-    def rescore(self, score: Score, weights: Weights) -> Score:
+    def rescore(self, score: Score, weights: Weights, data: ImageData | None = None) -> Score:
         """Returns the score of the same network with other weights, its latency as measured.
 
         Args:
             score: of the network.
             weights: its slim weights.
+            data: images of its accuracy; the search images by default.
         """
-        found = self._accuracy(weights)
+        found = self._accuracy(weights, data)
         reward, feasible = self._judge(found, score.cost, score.latency_ms)
         return dataclasses.replace(score, reward=reward, top1=found.top1, top5=found.top5, feasible=feasible)
 
@@ -276,11 +277,11 @@ class Scorer:
             latency_ms = timing.latency_ms(tflite)
         return found.result(), latency_ms
 
-    def _accuracy(self, weights: Weights) -> Accuracy:
+    def _accuracy(self, weights: Weights, data: ImageData | None = None) -> Accuracy:
+        predict = self._network.predictor(weights)
         if self._objective.int8_accuracy:
-            runner = TFLiteRunner(self._convert(weights, "int8"), num_threads=os.cpu_count() or 1)
-            return accuracy(runner.predict, self._data, input_range=self._input_range)
-        return accuracy(self._network.predictor(weights), self._data, input_range=self._input_range)
+            predict = TFLiteRunner(self._convert(weights, "int8"), num_threads=os.cpu_count() or 1).predict
+        return accuracy(predict, self._data if data is None else data, input_range=self._input_range)
 
     def _convert(
         self, weights: Weights, precision: str, *, num_images: int | None = None, sparse: bool = False

@@ -25,7 +25,7 @@ from amc_tf.elite import EliteExplorer
 from amc_tf.env import PruningEnv
 from amc_tf.errors import BudgetError, MeasurementError, ModelError, SettingsError
 from amc_tf.evaluate import accuracy, check_not_chance
-from amc_tf.finalists import Choice
+from amc_tf.finalists import Choice, Finalist
 from amc_tf.graph import ChannelGraph
 from amc_tf.latency_model import LatencyPredictor, probe_widths
 from amc_tf.network import NetworkFunction
@@ -162,12 +162,8 @@ class PruningSession:
         Raises:
             BudgetError: if no network is within the budget.
         """
-
-        def recover(score: Score) -> Score:
-            return self.scorer.rescore(score, self.recover(score.widths))
-
         choice = finalists.choose(
-            uniform, result.episodes, num_finalists=self.settings.num_finalists, recover=recover
+            uniform, result.episodes, num_finalists=self.settings.num_finalists, recover=self.finalist
         )
         if choice is None:
             raise BudgetError(
@@ -175,6 +171,15 @@ class PruningSession:
                 "episodes: allow more of them or a larger budget, or lower min_keep_ratio."
             )
         return choice
+
+    def finalist(self, score: Score) -> Finalist:
+        """Recovers a network that may be chosen, and runs it on the search and the calibration images."""
+        weights, split = self.recover(score.widths), self.split
+        recovered = self.scorer.rescore(score, weights)
+        rewards = [recovered.reward, self.scorer.rescore(score, weights, split.calibration).reward]
+        return Finalist(
+            recovered, float(np.average(rewards, weights=[len(split.search), len(split.calibration)]))
+        )
 
     def _search_top1(self, weights: Weights) -> float:
         predict = self.network.predictor(weights)

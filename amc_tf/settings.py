@@ -128,7 +128,7 @@ class SearchSettings:
     num_batch_norm_images: int = 200  # ours
     num_in_order_images: int = 0
     num_search_images: int = 500  # ours; the paper holds out 5,000 (CIFAR-10) or 3,000 (ImageNet)
-    num_finalists: int = 3  # ours
+    num_finalists: int = 5  # ours
     checkpoint_every: int = 10  # ours
     max_dropped_in_a_row: int = 3  # ours
     latency_exponent: float = -0.07  # MnasNet (Tan et al., CVPR 2019), section 3.1

@@ -25,8 +25,10 @@ from amc_tf import controls
 from amc_tf.budget import Budget
 from amc_tf.data import DataSplit, split_data
 from amc_tf.evaluate import accuracy
+from amc_tf.finalists import best_scores
 from amc_tf.published import published_widths
 from amc_tf.run_folder import RunFolder
+from amc_tf.score import Score
 from amc_tf.session import PruningSession
 from amc_tf.settings import SearchSettings
 from benchmarks.log_progress import LogProgress
@@ -62,6 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             seed=seed,
             num_search_images=given.search_images,
             num_batch_norm_images=100,
+            num_finalists=given.finalists,
         )
         split = split_data(
             samples,
@@ -90,23 +93,38 @@ def run_seed(
         result = session.search(folder, lambda record: progress.episode(record, settings.episodes))
     searched = time.perf_counter() - started
     uniform = session.uniform()
-    chosen = {"uniform": uniform.widths, "agent": session.choose(uniform, result).best.widths}
+    choice = session.choose(uniform, result)
+    chosen = {"uniform": uniform.widths, "agent": choice.best.widths}
     if given.random_search:
-        chosen["random search"] = controls.random_search(
-            session.bounds,
-            session.scorer,
-            num_evaluations=settings.episodes,
-            generator=np.random.default_rng(settings.seed),
-        )
+        chosen["random search"] = random_search(session, settings)
     for name in _PUBLISHED[given.network]:
         chosen[name] = published_widths(name, session.graph)
     return {
         "seed": settings.seed,
         "episodes": settings.episodes,
         "search_seconds": round(searched, 1),
+        "agent_found_by": choice.found_by,
         "full": test_accuracy(session, session.network.weights, split),
         **{name: describe(session, widths, split) for name, widths in chosen.items()},
     }
+
+
+def random_search(session: PruningSession, settings: SearchSettings) -> tuple[int, ...]:
+    """Returns the best of as many random networks as the agent had episodes, chosen as the agent's is."""
+    records: list[Mapping[str, Any]] = []
+
+    def score(widths: tuple[int, ...]) -> Score:
+        records.append(session.scorer(widths).to_json())
+        return session.scorer(widths)
+
+    controls.random_search(
+        session.bounds,
+        score,
+        num_evaluations=settings.episodes,
+        generator=np.random.default_rng(settings.seed),
+    )
+    finalists = map(session.finalist, best_scores(records, settings.num_finalists))
+    return max(finalists, key=lambda finalist: finalist.rank).score.widths
 
 
 def describe(session: PruningSession, widths: tuple[int, ...], split: DataSplit) -> Mapping[str, Any]:
@@ -133,6 +151,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--episodes", type=int, default=150)
     parser.add_argument("--warmup-episodes", type=int, default=30)
     parser.add_argument("--search-images", type=int, default=400)
+    parser.add_argument("--finalists", type=int, default=SearchSettings().num_finalists)
     parser.add_argument("--random-search", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--out", type=Path, required=True)

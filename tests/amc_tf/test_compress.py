@@ -308,7 +308,7 @@ def test_the_better_plan_is_taken_and_its_finder_named(model, monkeypatch, wins)
         return SearchResult(best, (best.to_json(),))
 
     monkeypatch.setattr(PruningSession, "search", search)
-    monkeypatch.setattr(Scorer, "rescore", lambda scorer, score, weights: score)
+    monkeypatch.setattr(Scorer, "rescore", lambda scorer, score, weights, data=None: score)
     result = run(model)
     assert result.summary["plan_found_by"] == wins
     widths = [item["after"] for item in result.summary["channels"]]

@@ -5,12 +5,16 @@ import dataclasses
 import pytest
 
 from amc_tf.cost import Cost
-from amc_tf.finalists import choose
+from amc_tf.finalists import Finalist, choose
 from amc_tf.score import Score
 
 
 def scored(width, reward, *, macs=100, feasible=True):
     return Score((width,), reward, 1.0 + reward, 1.0, Cost(macs, 1), None, feasible)
+
+
+def finalist(score):
+    return Finalist(score, score.reward)
 
 
 def choose_among(uniform, episodes, *, gains=None, num_finalists=3):
@@ -19,7 +23,9 @@ def choose_among(uniform, episodes, *, gains=None, num_finalists=3):
 
     def recover(score):
         looked_at.append(score.widths[0])
-        return dataclasses.replace(score, reward=score.reward + (gains or {}).get(score.widths[0], 0.0))
+        return finalist(
+            dataclasses.replace(score, reward=score.reward + (gains or {}).get(score.widths[0], 0.0))
+        )
 
     records = [score.to_json() for score in episodes]
     return choose(uniform, records, num_finalists=num_finalists, recover=recover), looked_at
@@ -47,7 +53,7 @@ def test_the_control_may_win_and_is_told_recovered():
 
 def test_a_network_that_recovery_takes_out_of_the_budget_does_not_win():
     def recover(score):
-        return dataclasses.replace(score, feasible=score.widths != (1,))
+        return finalist(dataclasses.replace(score, feasible=score.widths != (1,)))
 
     episodes = [scored(1, -0.1).to_json(), scored(2, -0.2).to_json()]
     choice = choose(scored(9, -0.3), episodes, num_finalists=3, recover=recover)
@@ -58,10 +64,24 @@ def test_there_is_no_choice_if_recovery_takes_all_out_of_the_budget():
     episodes = [scored(1, -0.1).to_json()]
     assert (
         choose(
-            scored(9, -0.3), episodes, num_finalists=1, recover=lambda score: scored(2, -0.3, feasible=False)
+            scored(9, -0.3),
+            episodes,
+            num_finalists=1,
+            recover=lambda score: finalist(scored(2, -0.3, feasible=False)),
         )
         is None
     )
+
+
+def test_merit_counts_before_the_reward_on_the_search_images():
+    merits = {(1,): -0.5, (2,): -0.2, (9,): -0.6}
+    choice = choose(
+        scored(9, -0.3),
+        [scored(1, -0.1).to_json(), scored(2, -0.4).to_json()],
+        num_finalists=2,
+        recover=lambda score: Finalist(score, merits[score.widths]),
+    )
+    assert (choice.best.widths, choice.best.reward) == ((2,), -0.4)
 
 
 def test_of_equal_networks_more_operations_win():
@@ -74,4 +94,4 @@ def test_networks_outside_the_budget_and_dropped_episodes_do_not_count():
     choice, looked_at = choose_among(uniform, [scored(1, -0.1, feasible=False), scored(2, -0.5)])
     assert (choice.best.widths, choice.uniform, looked_at) == ((2,), uniform, [2])
     dropped = [{"kind": "dropped", "feasible": None, "widths": None}]
-    assert choose(uniform, dropped, num_finalists=3, recover=lambda score: score) is None
+    assert choose(uniform, dropped, num_finalists=3, recover=finalist) is None

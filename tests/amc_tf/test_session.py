@@ -14,7 +14,7 @@ from amc_tf.cost import Cost
 from amc_tf.device.latency import Latency
 from amc_tf.device.table import LatencyTable, TableMeter
 from amc_tf.errors import BudgetError, DataError, ModelError, PhoneError, RunFolderError, SettingsError
-from amc_tf.evaluate import Accuracy
+from amc_tf.evaluate import Accuracy, accuracy
 from amc_tf.finalists import Choice
 from amc_tf.image_data import DataSplit, ImageData, to_input_range
 from amc_tf.run_folder import RunFolder
@@ -373,7 +373,7 @@ def test_the_better_feasible_network_is_chosen_and_its_finder_named(
     macs_session, monkeypatch, best, uniform, winner
 ):
     monkeypatch.setattr(macs_session, "recover", lambda widths: {})
-    monkeypatch.setattr(macs_session.scorer, "rescore", lambda score, weights: score)
+    monkeypatch.setattr(macs_session.scorer, "rescore", lambda score, weights, data=None: score)
     episodes = () if best is None else (best.to_json(),)
     choice = macs_session.choose(uniform, SearchResult(best, episodes))
     assert choice == Choice({"agent": best, "uniform": uniform}[winner], winner, uniform)
@@ -422,9 +422,18 @@ def test_the_chosen_network_is_the_best_one_once_recovered(model, split):
     choice = session.choose(uniform, result)
 
     assert choice.best.widths in looked_at
-    tops = {widths: session._search_top1(session.recover(widths)) for widths in looked_at}
-    assert choice.best.top1 == max(tops.values())
-    assert choice.uniform.top1 == tops[uniform.widths]
+    parts = (session.split.search, session.split.calibration)
+    right = {
+        widths: [
+            accuracy(session.network.predictor(session.recover(widths)), part, input_range=RANGE).top1
+            * len(part)
+            for part in parts
+        ]
+        for widths in looked_at
+    }
+    assert sum(right[choice.best.widths]) == pytest.approx(max(map(sum, right.values())))
+    assert choice.best.top1 == pytest.approx(right[choice.best.widths][0] / len(parts[0]))
+    assert choice.uniform.top1 == pytest.approx(right[uniform.widths][0] / len(parts[0]))
     assert choice.best.reward == pytest.approx(choice.best.top1 - 1.0)
 
 
