@@ -22,18 +22,19 @@ class Recovery:
     """Recovers a network in earnest, and remembers it.
 
     Batch-norm statistics are measured on all calibration images. Re-fitting in network order (see
-    `amc_tf.sequential`) is better than what candidates get for some networks and worse for others: of these
-    and the weights as scored, the most accurate on the search images are returned, so that no network loses
-    what it was chosen for.
+    `amc_tf.sequential`) is better than what candidates get for some networks and worse for others: the more
+    accurate weights on the search images are returned. Those that a candidate was scored with are only taken
+    where these fall below the accuracy that the budget asks for: elsewhere they would win by luck, for the
+    search has looked for networks that have it on these images.
 
     Args:
         network: the original network.
         builder: makes plan and weights of a candidate.
         calibration: images for statistics and re-fitting.
         top1: accuracy of weights on the search images.
+        accuracy_floor: what the budget asks of that accuracy, 0 for nothing.
         settings: of the search: which recoveries are on, and the seed.
         input_range: one of `amc_tf.data.INPUT_RANGES`.
-        is_sparse: whether networks hold zeros that must stay, which rules re-fitting out.
     """
 
     def __init__(
@@ -43,9 +44,9 @@ class Recovery:
         calibration: ImageData,
         *,
         top1: Callable[[Weights], float],
+        accuracy_floor: float,
         settings: SearchSettings,
         input_range: str,
-        is_sparse: bool,
     ) -> None:
         self._network = network
         self._builder = builder
@@ -53,7 +54,7 @@ class Recovery:
         self._top1 = top1
         self._settings = settings
         self._input_range = input_range
-        self._is_sparse = is_sparse
+        self._accuracy_floor = accuracy_floor
         self._found: dict[tuple[int, ...], Weights] = {}
 
     def __call__(self, widths: Sequence[int]) -> Weights:
@@ -64,13 +65,15 @@ class Recovery:
         return self._found[key]
 
     def _recover(self, plan: Any) -> Weights:
-        found = [self._builder.weights(plan)]
-        if self._settings.reestimate_batch_norm:
-            found.insert(0, self._estimate(found[0]))
-        if self._settings.reconstruct and not self._is_sparse:
+        scored = self._builder.weights(plan)
+        found = [self._estimate(scored) if self._settings.reestimate_batch_norm else scored]
+        if self._settings.reconstruct:
             refit = SequentialReconstructor(self._network, self._images(), seed=self._settings.seed)
             found.insert(0, refit(plan))
-        return found[0] if len(found) == 1 else max(found, key=self._top1)
+        best = found[0] if len(found) == 1 else max(found, key=self._top1)
+        if self._accuracy_floor and self._top1(best) < self._accuracy_floor <= self._top1(scored):
+            return scored
+        return best
 
     @cached_property
     def _estimate(self) -> BatchNormEstimator:

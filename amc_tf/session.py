@@ -117,9 +117,10 @@ class PruningSession:
             self.builder,
             split.calibration,
             top1=self._search_top1,
-            settings=settings,
+            accuracy_floor=self._accuracy_floor(),
+            # The zeros of a sparse network must stay, which rules re-fitting out.
+            settings=dataclasses.replace(settings, reconstruct=settings.reconstruct and not self._is_sparse),
             input_range=input_range,
-            is_sparse=self._is_sparse,
         )
         self.scorer = self._make_scorer()
         self._probe()
@@ -265,12 +266,11 @@ class PruningSession:
         return BatchNormEstimator(self.network, to_input_range(images, self._input_range))
 
     def _make_scorer(self) -> Scorer:
-        floor = self.limit.budget.accuracy or 0.0
         objective = Objective(
             self.settings.reward,
             self.limit,
             latency_exponent=self.settings.latency_exponent,
-            accuracy_floor=floor * self.baseline_top1,
+            accuracy_floor=self._accuracy_floor(),
             int8_accuracy=self.settings.int8_accuracy,
         )
         return Scorer(
@@ -282,6 +282,9 @@ class PruningSession:
             timing=self._timing,
             calibration_images=self._int8_images(),
         )
+
+    def _accuracy_floor(self) -> float:
+        return (self.limit.budget.accuracy or 0.0) * self.baseline_top1
 
     def _probe(self) -> None:
         """Times uniform networks, so that the first bounds rest on more than the original, or on a table."""

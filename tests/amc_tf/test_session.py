@@ -385,8 +385,19 @@ def test_without_a_network_within_the_budget_a_sentence_says_so(macs_session):
         macs_session.choose(scored((8, 8, 8), 0.1, feasible=False), SearchResult(None, episodes))
 
 
-@pytest.mark.parametrize("winner", ["in order", "all statistics", "as scored"])
-def test_recovery_returns_the_weights_that_are_best_on_the_search_images(macs_session, monkeypatch, winner):
+@pytest.mark.parametrize(
+    ("tops", "floor", "winner"),
+    [
+        ((0.6, 0.5, 0.9), 0.0, "in order"),
+        ((0.5, 0.6, 0.9), 0.0, "all statistics"),
+        ((0.5, 0.6, 0.9), 0.6, "all statistics"),
+        ((0.5, 0.6, 0.9), 0.7, "as scored"),
+        ((0.5, 0.6, 0.65), 0.7, "all statistics"),
+    ],
+)
+def test_recovery_returns_the_best_weights_and_those_scored_only_for_the_floor(
+    macs_session, monkeypatch, tops, floor, winner
+):
     widths = macs_session.bounds.minimum
     scored = macs_session.builder.weights(macs_session.builder.plan(widths))
     first = next(iter(scored))
@@ -395,19 +406,22 @@ def test_recovery_returns_the_weights_that_are_best_on_the_search_images(macs_se
         return {**scored, first: {name: factor * array for name, array in scored[first].items()}}
 
     found = {"in order": marked(2), "all statistics": marked(3), "as scored": scored}
-    monkeypatch.setattr(macs_session.recover, "_found", {})
-    monkeypatch.setattr(macs_session.recover, "_estimate", lambda weights: found["all statistics"])
+    kernels = {name: weights[first]["kernel"] for name, weights in found.items()}
+
+    def top1(weights):
+        same = [np.array_equal(weights[first]["kernel"], kernel) for kernel in kernels.values()]
+        return tops[same.index(True)]
+
+    recover = macs_session.recover
+    monkeypatch.setattr(recover, "_found", {})
+    monkeypatch.setattr(recover, "_estimate", lambda weights: found["all statistics"])
     monkeypatch.setattr(
         recovery, "SequentialReconstructor", lambda network, images, seed: lambda plan: found["in order"]
     )
-    wanted = found[winner][first]["kernel"]
+    monkeypatch.setattr(recover, "_top1", top1)
+    monkeypatch.setattr(recover, "_accuracy_floor", floor)
 
-    def is_winner(weights):
-        return float(np.array_equal(weights[first]["kernel"], wanted))
-
-    monkeypatch.setattr(macs_session.recover, "_top1", is_winner)
-
-    np.testing.assert_array_equal(macs_session.recover(widths)[first]["kernel"], wanted)
+    np.testing.assert_array_equal(recover(widths)[first]["kernel"], kernels[winner])
 
 
 def test_the_chosen_network_is_the_best_one_once_recovered(model, split):
@@ -457,9 +471,8 @@ def test_candidates_are_refitted_in_network_order_on_request(model, split):
             np.testing.assert_array_equal(found[path][name], array)
 
 
-def test_recovery_measures_batch_norm_statistics_on_all_calibration_images(model, split, monkeypatch):
+def test_recovery_measures_batch_norm_statistics_on_all_calibration_images(model, split):
     session = make_session(model, split, Budget(macs=0.5), num_batch_norm_images=8, reconstruct=False)
-    monkeypatch.setattr(session.recover, "_top1", lambda weights: 0.5)
     plan = session.builder.plan(session.bounds.minimum)
     images = to_input_range(split.calibration.images, RANGE)
     expected = BatchNormEstimator(session.network, images)(session.builder.weights(plan))
