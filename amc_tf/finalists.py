@@ -15,8 +15,9 @@ class Finalist:
 
     Attributes:
         score: its score, with the accuracy on the search images that it has now.
-        merit: its reward on the search and the calibration images together. The search has looked for what is
-            right on the former, by luck too; no label of the latter was ever used.
+        merit: its reward on the search and the calibration images together, under a budget of accuracy on the
+            former alone. The search has looked for what is right on the former, by luck too; no label of the
+            latter was ever used.
     """
 
     score: Score

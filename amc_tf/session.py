@@ -174,9 +174,15 @@ class PruningSession:
         return choice
 
     def finalist(self, score: Score) -> Finalist:
-        """Recovers a network that may be chosen, and runs it on the search and the calibration images."""
+        """Recovers a network that may be chosen, and runs it on the search and the calibration images.
+
+        Under a budget of accuracy the search images alone count: its networks have just what it asks for
+        there, and one that misses it by luck elsewhere would lose to the untouched network.
+        """
         weights, split = self.recover(score.widths), self.split
         recovered = self.scorer.rescore(score, weights)
+        if self._accuracy_floor():
+            return Finalist(recovered, recovered.reward)
         rewards = [recovered.reward, self.scorer.rescore(score, weights, split.calibration).reward]
         return Finalist(
             recovered, float(np.average(rewards, weights=[len(split.search), len(split.calibration)]))

@@ -451,6 +451,12 @@ def test_the_chosen_network_is_the_best_one_once_recovered(model, split):
     assert choice.best.reward == pytest.approx(choice.best.top1 - 1.0)
 
 
+def test_under_a_budget_of_accuracy_the_search_images_decide(model, split):
+    session = make_session(model, split, Budget(accuracy=0.9), reward="macs")
+    score = session.scorer(session.bounds.full)
+    assert session.finalist(score).merit == session.finalist(score).score.reward
+
+
 def test_a_network_is_recovered_once(model, split, monkeypatch):
     session = make_session(model, split, Budget(macs=0.5))
     first = session.recover(session.bounds.minimum)
