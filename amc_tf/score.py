@@ -278,10 +278,11 @@ class Scorer:
         return found.result(), latency_ms
 
     def _accuracy(self, weights: Weights, data: ImageData | None = None) -> Accuracy:
-        predict = self._network.predictor(weights)
+        data = self._data if data is None else data
         if self._objective.int8_accuracy:
-            predict = TFLiteRunner(self._convert(weights, "int8"), num_threads=os.cpu_count() or 1).predict
-        return accuracy(predict, self._data if data is None else data, input_range=self._input_range)
+            runner = TFLiteRunner(self._convert(weights, "int8"), num_threads=os.cpu_count() or 1)
+            return accuracy(runner.predict, data, input_range=self._input_range)
+        return accuracy(self._network.predictor(weights), data, input_range=self._input_range)
 
     def _convert(
         self, weights: Weights, precision: str, *, num_images: int | None = None, sparse: bool = False

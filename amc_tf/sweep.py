@@ -125,9 +125,10 @@ def _fingerprint(model: Any, *data: Any) -> str:
     """Returns a digest of the weights of a model and of images and labels."""
     digest = hashlib.sha256()
     for array in model.get_weights():
-        digest.update(np.ascontiguousarray(array).tobytes())
+        digest.update(array.tobytes())
     for part in map(as_image_data, data):
-        digest.update(part.images.tobytes() + part.labels.tobytes())
+        digest.update(np.ascontiguousarray(part.images).data)
+        digest.update(part.labels.tobytes())
     return digest.hexdigest()
 
 
