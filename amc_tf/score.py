@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from amc_tf.budget import Limit, Predictor
 from amc_tf.cost import BYTES_PER_FLOAT32, Cost
 from amc_tf.data import ImageData
-from amc_tf.device.convert import TFLiteRunner, to_tflite
+from amc_tf.device.convert import TFLiteRunner
 from amc_tf.device.latency import LatencyMeter
 from amc_tf.evaluate import Accuracy, accuracy
-from amc_tf.network import NetworkFunction
+from amc_tf.executor import Executor
 from amc_tf.reward import Outcome, find_reward
 from amc_tf.weights import Weights
 
@@ -165,7 +165,7 @@ class Scorer:
     times it, its accuracy is evaluated here.
 
     Args:
-        network: the original network.
+        executor: runs and converts networks.
         builder: makes plan and weights from widths.
         data: the search images.
         input_range: one of `amc_tf.data.INPUT_RANGES`.
@@ -180,7 +180,7 @@ class Scorer:
 
     def __init__(
         self,
-        network: NetworkFunction,
+        executor: Executor,
         builder: Candidates,
         data: ImageData,
         *,
@@ -189,7 +189,7 @@ class Scorer:
         timing: Timing | None = None,
         calibration_images: NDArray[np.float32] | None = None,
     ) -> None:
-        self._network = network
+        self._executor = executor
         self._builder = builder
         self._data = data
         self._input_range = input_range
@@ -282,16 +282,15 @@ class Scorer:
         if self._objective.int8_accuracy:
             runner = TFLiteRunner(self._convert(weights, "int8"), num_threads=os.cpu_count() or 1)
             return accuracy(runner.predict, data, input_range=self._input_range)
-        return accuracy(self._network.predictor(weights), data, input_range=self._input_range)
+        return accuracy(self._executor.predictor(weights), data, input_range=self._input_range)
 
     def _convert(
         self, weights: Weights, precision: str, *, num_images: int | None = None, sparse: bool = False
     ) -> bytes:
         images = self._calibration_images
-        return to_tflite(
-            self._network.bind(weights),
+        return self._executor.to_tflite(
+            weights,
             precision=precision,
             calibration_images=images[:num_images] if images is not None and precision == "int8" else None,
-            input_shape=self._network.input_shape,
             sparse=sparse,
         )

@@ -25,6 +25,7 @@ from amc_tf.elite import EliteExplorer
 from amc_tf.env import PruningEnv
 from amc_tf.errors import BudgetError, MeasurementError, ModelError, SettingsError
 from amc_tf.evaluate import accuracy, check_not_chance
+from amc_tf.executor import Executor
 from amc_tf.finalists import Choice, Finalist
 from amc_tf.graph import ChannelGraph
 from amc_tf.latency_model import LatencyPredictor, probe_widths
@@ -61,6 +62,7 @@ class PruningSession:
 
     Attributes:
         network: the original as a function of its weights.
+        executor: runs and converts networks.
         graph: its channels.
         groups: what is decided on one after another; the graph again, for its channel groups.
         split: the data.
@@ -103,6 +105,7 @@ class PruningSession:
         self.split = split
         self.graph = ChannelGraph.from_model(model)
         self.network = NetworkFunction(model, self.graph)
+        self.executor = Executor(self.network)
         self.groups = self._make_groups()
         self._input_range = input_range
         self._meter = meter
@@ -189,7 +192,7 @@ class PruningSession:
         )
 
     def _search_top1(self, weights: Weights) -> float:
-        predict = self.network.predictor(weights)
+        predict = self.executor.predictor(weights)
         return accuracy(predict, self.split.search, input_range=self._input_range).top1
 
     def _check_data(self, num_outputs: int) -> None:
@@ -280,7 +283,7 @@ class PruningSession:
             int8_accuracy=self.settings.int8_accuracy,
         )
         return Scorer(
-            self.network,
+            self.executor,
             self.builder,
             self.split.search,
             input_range=self._input_range,

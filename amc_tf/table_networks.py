@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from scipy.stats import qmc
 
-from amc_tf.device.convert import to_tflite
 from amc_tf.errors import SettingsError
+from amc_tf.executor import Executor
 from amc_tf.graph import ChannelGraph
 from amc_tf.network import NetworkFunction
 from amc_tf.plan import allowed_widths, widths_to_plan
@@ -80,10 +80,9 @@ def table_networks(
     Yields:
         Label and float32 TFLite bytes.
     """
-    network = NetworkFunction(model, graph)
+    executor = Executor(NetworkFunction(model, graph))
     for label, widths in chosen:
-        weights = network.slice(widths_to_plan(graph, widths))
-        yield label, to_tflite(network.bind(weights), input_shape=network.input_shape)
+        yield label, executor.to_tflite(executor.network.slice(widths_to_plan(graph, widths)))
 
 
 def _at(widths: tuple[int, ...], part: float) -> int:

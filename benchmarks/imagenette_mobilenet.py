@@ -4,8 +4,9 @@
 
 The network has the published ImageNet weights, of its last layer those of the ten classes. Beside the agent
 stand the original, the widest uniform network within the budget, and width multiplier 0.70 of the same
-weights; all are fine-tuned alike, with the original as teacher, for the first seed. Latencies want a quiet
-machine.
+weights; all are fine-tuned alike, with the original as teacher, for the first seed. The same command given
+again goes on with the searches and the fine-tuned networks it finds. The run begins with searches and ends
+with measuring: both time networks, and want a quiet machine; fine-tuning in between does not.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from typing import Any
 import keras
 
 from amc_tf.budget import Budget
-from amc_tf.data import DataSplit, load_data, split_data, to_input_range
+from amc_tf.data import DataSplit, ImageData, load_data, split_data, to_input_range
 from amc_tf.device.convert import to_tflite
 from amc_tf.device.host_meter import HostMeter
 from amc_tf.finetune import finetune
@@ -45,36 +46,42 @@ _LOGGER = logging.getLogger(__name__)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Searches with every seed, fine-tunes the networks of the first, and writes one JSON file."""
+    """Searches with every seed, fine-tunes the networks of the first, measures all; writes one JSON file."""
     given = _parse(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     folder = data_dir(given.data_dir)
     train, test = load_data(str(folder / "imagenette160"), _IMAGE_SIZE)
-    model = ten_class_mobilenet(folder, train.class_names or ())
+    original = ten_class_mobilenet(folder, train.class_names or ())
     given.out.mkdir(parents=True, exist_ok=True)
     report: dict[str, Any] = {"command": sys.argv, "seeds": {}}
+    before: dict[int, Mapping[str, keras.Model]] = {}
     for seed in given.seeds:
-        settings = SearchSettings(
-            episodes=given.episodes, warmup_episodes=given.episodes // 4, seed=seed, num_batch_norm_images=100
-        )
-        split = split_data(
-            train,
-            test,
-            num_calibration=settings.num_calibration_images,
-            num_search=settings.num_search_images,
-            seed=seed,
-        )
-        networks, row = search(model, split, settings, given)
-        tune = seed == given.seeds[0]
-        row["networks"] = {
-            name: describe(name, network, model, split, given, tune=tune)
-            for name, network in networks.items()
-            if tune or name != "original"
-        }
-        report["seeds"][seed] = row
+        before[seed], report["seeds"][seed] = search(original, split_of(train, test, seed), seed, given)
+    first = given.seeds[0]
+    split = split_of(train, test, first)
+    after = {
+        name: tuned(network, original, split, given.out / "finetuned" / f"{name}.keras", given)
+        for name, network in {"original": original, **before[first]}.items()
+    }
+    report["original"] = measure(original, original, split)
+    report["finetuned"] = {name: measure(network, original, split) for name, network in after.items()}
+    for seed, networks in before.items():
+        rows = {name: measure(network, original, split) for name, network in networks.items()}
+        report["seeds"][seed]["networks"] = rows
         (given.out / "results.json").write_text(json.dumps(report, indent=1) + "\n")
-        _LOGGER.info("%s", json.dumps(row))
     return 0
+
+
+def split_of(train: ImageData, test: ImageData, seed: int) -> DataSplit:
+    """Splits the images as the search with this seed has them."""
+    settings = SearchSettings()
+    return split_data(
+        train,
+        test,
+        num_calibration=settings.num_calibration_images,
+        num_search=settings.num_search_images,
+        seed=seed,
+    )
 
 
 def ten_class_mobilenet(folder: Path, class_ids: Sequence[str]) -> keras.Model:
@@ -99,10 +106,13 @@ def ten_class_mobilenet(folder: Path, class_ids: Sequence[str]) -> keras.Model:
 
 
 def search(
-    model: keras.Model, split: DataSplit, settings: SearchSettings, given: argparse.Namespace
+    model: keras.Model, split: DataSplit, seed: int, given: argparse.Namespace
 ) -> tuple[Mapping[str, keras.Model], dict[str, Any]]:
-    """Returns the original and its slim networks before fine-tuning, and what is to be told of the search."""
+    """Returns the slim networks before fine-tuning, and what is to be told of the search."""
     started = time.perf_counter()
+    settings = SearchSettings(
+        episodes=given.episodes, warmup_episodes=given.episodes // 4, seed=seed, num_batch_norm_images=100
+    )
     session = PruningSession(
         model,
         split,
@@ -112,55 +122,47 @@ def search(
         meter=HostMeter(),
     )
     progress = LogProgress()
-    with RunFolder(given.out / f"seed{settings.seed}", resume=True) as folder:
+    with RunFolder(given.out / f"seed{seed}", resume=True) as folder:
         result = session.search(folder, lambda record: progress.episode(record, settings.episodes))
     uniform = session.uniform()
     choice = session.choose(uniform, result)
-    chosen = {
+    widths = {
         "agent": choice.best.widths,
         "uniform": uniform.widths,
         "width 0.70": tuple(int(WIDTH_MULTIPLIER * group.num_channels) for group in session.graph.groups),
     }
-    networks = {"original": model}
-    for name, widths in chosen.items():
-        plan = session.builder.plan(widths)
-        networks[name] = rebuild(model, plan, session.recover(widths))
     row = {
-        "widths": {name: list(widths) for name, widths in chosen.items()},
+        "widths": {name: list(kept) for name, kept in widths.items()},
         "agent_found_by": choice.found_by,
         "search_seconds": round(time.perf_counter() - started, 1),
     }
-    return networks, row
+    _LOGGER.info("seed %d: %s", seed, json.dumps(row))
+    return {
+        name: rebuild(model, session.builder.plan(kept), session.recover(kept))
+        for name, kept in widths.items()
+    }, row
 
 
-def describe(
-    name: str,
-    network: keras.Model,
-    original: keras.Model,
-    split: DataSplit,
-    given: argparse.Namespace,
-    *,
-    tune: bool,
-) -> dict[str, Any]:
-    """Fine-tunes a network on request, and measures it before and after, as int8 too."""
-    row = {"before": measure(network, original, split)}
-    if tune:
+def tuned(
+    network: keras.Model, original: keras.Model, split: DataSplit, file: Path, given: argparse.Namespace
+) -> keras.Model:
+    """Fine-tunes a network into a file, or loads it from there."""
+    if not file.exists():
         settings = FinetuneSettings(
             epochs=given.epochs, learning_rate=given.learning_rate, batch_size=given.batch_size
         )
-        tuned = finetune(
+        result = finetune(
             network,
             split.train,
             split.search,
             settings=settings,
             input_range=INPUT_RANGE,
             teacher=original,
-            on_epoch=lambda record: _LOGGER.info("%s: %s", name, record),
-        ).model
-        write_keras_model(tuned, given.out / f"{name}.keras")
-        row["after"] = measure(tuned, original, split)
-    _LOGGER.info("%s: %s", name, json.dumps(row))
-    return row
+            on_epoch=lambda record: _LOGGER.info("%s: %s", file.stem, record),
+        )
+        file.parent.mkdir(exist_ok=True)
+        write_keras_model(result.model, file)
+    return keras.models.load_model(file, compile=False)
 
 
 def measure(network: keras.Model, original: keras.Model, split: DataSplit) -> dict[str, Any]:
@@ -180,6 +182,7 @@ def measure(network: keras.Model, original: keras.Model, split: DataSplit) -> di
         )
         found = measurer.measure_tflite(tflite, cost=count_cost(network), reference=reference)
         row[precision] = found.to_json()
+    _LOGGER.info("%s", json.dumps(row))
     return row
 
 

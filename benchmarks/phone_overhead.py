@@ -27,11 +27,11 @@ import numpy as np
 from amc_tf.device.adb_direct import AdbTcp
 from amc_tf.device.benchmark_run import RunSettings
 from amc_tf.device.benchmark_tool import BenchmarkTool
-from amc_tf.device.convert import to_tflite
 from amc_tf.device.phone import Phone
 from amc_tf.device.phone_meter import PhoneMeter
 from amc_tf.device.transport import ShellResult
 from amc_tf.device.workbench import Workbench
+from amc_tf.executor import Executor
 from amc_tf.graph import ChannelGraph
 from amc_tf.network import NetworkFunction
 from amc_tf.plan import allowed_widths, widths_to_plan
@@ -112,7 +112,8 @@ def measure(serial: str, num_candidates: int, seed: int) -> list[dict[str, float
     model = keras.applications.MobileNet(weights=None)
     graph = ChannelGraph.from_model(model)
     network = NetworkFunction(model, graph)
-    original = to_tflite(network.bind(network.weights), input_shape=network.input_shape)
+    executor = Executor(network)
+    original = executor.to_tflite(network.weights)
     generator = np.random.default_rng(seed)
     transport = TimedTransport(serial)
     tool = BenchmarkTool.from_content(INSTANT_TOOL, "instant")
@@ -128,7 +129,7 @@ def measure(serial: str, num_candidates: int, seed: int) -> list[dict[str, float
             started = time.perf_counter()
             weights = network.slice(widths_to_plan(graph, widths))
             sliced = time.perf_counter()
-            tflite = to_tflite(network.bind(weights), input_shape=network.input_shape)
+            tflite = executor.to_tflite(weights)
             converted = time.perf_counter()
             meter.measure(tflite)
             ended = time.perf_counter()

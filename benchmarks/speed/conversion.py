@@ -8,8 +8,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from amc_tf.device.convert import TFLiteRunner, to_tflite
+from amc_tf.device.convert import TFLiteRunner
 from amc_tf.device.operators import read_operators
+from amc_tf.executor import Executor
 from amc_tf.graph import ChannelGraph
 from amc_tf.network import NetworkFunction
 from amc_tf.plan import PruningPlan, widths_to_plan
@@ -29,8 +30,10 @@ def measure(options: Options) -> list[Figure]:
     plan = half(network.graph)
     weights = network.slice(plan)
 
+    executor = Executor(network)
+
     def ours() -> bytes:
-        return to_tflite(network.bind(weights), input_shape=network.input_shape)
+        return executor.to_tflite(weights)
 
     def theirs() -> bytes:
         return tf.lite.TFLiteConverter.from_keras_model(rebuild(model, plan)).convert()

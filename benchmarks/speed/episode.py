@@ -8,7 +8,7 @@ from typing import Any
 
 from amc_tf.batch_norm import BatchNormEstimator
 from amc_tf.data import to_input_range
-from amc_tf.device.convert import TFLiteRunner, to_tflite
+from amc_tf.device.convert import TFLiteRunner
 from amc_tf.evaluate import accuracy
 from amc_tf.session import PruningSession
 from amc_tf.settings import SearchSettings
@@ -54,8 +54,8 @@ def _compare(
     images = to_input_range(session.split.search.images, networks.INPUT_RANGE)
     plan = session.builder.plan(record["widths"])
     weights = session.builder.weights(plan)
-    predict = session.network.predictor(weights)
-    tflite = to_tflite(session.network.bind(weights), input_shape=session.network.input_shape)
+    predict = session.executor.predictor(weights)
+    tflite = session.executor.to_tflite(weights)
     return {
         "episode": record["seconds"],
         "evaluation": seconds(

@@ -17,6 +17,7 @@ from amc_tf.device.latency import Latency
 from amc_tf.device.operators import read_operators
 from amc_tf.errors import MeasurementError, ModelError, PhoneError, SettingsError
 from amc_tf.evaluate import accuracy
+from amc_tf.executor import Executor
 from amc_tf.image_data import to_input_range
 from amc_tf.latency_model import LatencyPredictor
 from amc_tf.network import NetworkFunction
@@ -65,7 +66,7 @@ def make_scorer(network, builder, data, budget, *, reward="error", timing=None, 
     limit = budget.resolve(network.graph.count(), baseline_ms)
     objective = Objective(reward, limit, **options)
     return Scorer(
-        network,
+        Executor(network),
         builder,
         data,
         input_range=RANGE,
@@ -240,7 +241,7 @@ def test_a_failed_measurement_is_not_remembered(network, builder, data, monkeypa
         raise MeasurementError("The phone is gone.")
 
     with monkeypatch.context() as patch:
-        patch.setattr(score_module, "to_tflite", fail)
+        patch.setattr(Executor, "to_tflite", fail)
         with pytest.raises(MeasurementError):
             scorer(HALF)
     assert scorer(HALF).latency_ms == 4.0
