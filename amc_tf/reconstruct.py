@@ -43,8 +43,10 @@ class Reconstructor:
         """Returns slim weights for a plan, readers of pruned channels re-fitted; float32."""
         weights = self._network.slice(plan)
         masks = plan.masks(self._network.graph)
-        for path, statistics in self._calibration.inputs.items():
-            self._refit(weights, path, statistics, masks)
+        # One thread: TensorFlow's threads are awake, and two pools on the same cores wait for each other.
+        with threadpoolctl.threadpool_limits(1, user_api="blas"):
+            for path, statistics in self._calibration.inputs.items():
+                self._refit(weights, path, statistics, masks)
         return weights
 
     def _refit(
@@ -113,11 +115,10 @@ def _fit(
         The new kernel, float32 [kept inputs, outputs], and the intercept, float32 [outputs].
     """
     moments = statistics.covariance if intercept else statistics.second_moment
-    among_kept = moments[np.ix_(kept, kept)]
-    wanted = moments[np.ix_(kept, ~kept)] @ target[~kept]
+    rows = moments.compress(kept, axis=0)  # an order of magnitude faster than an index of both axes
+    among_kept = rows.compress(kept, axis=1)
+    wanted = rows.compress(~kept, axis=1) @ target[~kept]
     add_ridge(among_kept, statistics.mean_square[kept], ridge=ridge)
-    # One thread: TensorFlow's threads are awake, and two pools on the same cores wait for each other.
-    with threadpoolctl.threadpool_limits(1, user_api="blas"):
-        change = scipy.linalg.cho_solve(scipy.linalg.cho_factor(among_kept, overwrite_a=True), wanted)
+    change = scipy.linalg.cho_solve(scipy.linalg.cho_factor(among_kept, overwrite_a=True), wanted)
     offset = statistics.mean[~kept] @ target[~kept] - statistics.mean[kept] @ change
     return target[kept] + change, offset if intercept else np.zeros_like(offset)
