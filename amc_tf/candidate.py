@@ -65,4 +65,4 @@ class CandidateBuilder:
         if self._in_order:
             return self._in_order(plan)
         weights = self._reconstructor(plan) if self._reconstructor else self._network.slice(plan)
-        return self._batch_norm(weights) if self._batch_norm else weights
+        return self._batch_norm(weights, plan) if self._batch_norm else weights

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from amc_tf.batch_norm import BatchNormEstimator
 from amc_tf.data import ImageData, to_input_range
 from amc_tf.network import NetworkFunction
+from amc_tf.plan import PruningPlan
 from amc_tf.score import Candidates
 from amc_tf.sequential import SequentialReconstructor
 from amc_tf.settings import SearchSettings
@@ -21,7 +22,7 @@ from amc_tf.weights import Weights
 class Recovery:
     """Recovers a network in earnest, and remembers it.
 
-    Batch-norm statistics are measured on all calibration images. Re-fitting in network order (see
+    Batch-norm statistics are estimated from all calibration images. Re-fitting in network order (see
     `amc_tf.sequential`) is better than what candidates get for some networks and worse for others: the more
     accurate weights on the search images are returned. Those that a candidate was scored with are only taken
     where these fall below the accuracy that the budget asks for: elsewhere they would win by luck, for the
@@ -66,7 +67,10 @@ class Recovery:
 
     def _recover(self, plan: Any) -> Weights:
         scored = self._builder.weights(plan)
-        found = [self._estimate(scored) if self._settings.reestimate_batch_norm else scored]
+        found = [scored]
+        if self._settings.reestimate_batch_norm:
+            # A sparsity plan removes no channels.
+            found = [self._estimate(scored, plan if isinstance(plan, PruningPlan) else None)]
         if self._settings.reconstruct:
             refit = SequentialReconstructor(self._network, self._images(), seed=self._settings.seed)
             found.insert(0, refit(plan))

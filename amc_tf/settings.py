@@ -96,9 +96,9 @@ class SearchSettings:
             [0, 1]; 0 is the paper's search (see `amc_tf/elite.py`).
         reward: Name of the reward (see `amc_tf/reward.py`).
         reconstruct: Whether the kept weights are re-fitted by least squares.
-        reestimate_batch_norm: Whether batch-norm statistics are measured again after pruning.
+        reestimate_batch_norm: Whether batch-norm statistics are estimated again after pruning.
         num_calibration_images: Images for reconstruction and batch-norm statistics.
-        num_batch_norm_images: How many of these measure the batch-norm statistics of each candidate.
+        num_batch_norm_images: How many of these the batch-norm statistics of each candidate come from.
         num_in_order_images: On how many of these each candidate is re-fitted in network order (see
             `amc_tf.sequential`): seconds each, where networks lose so much that the usual recovery, which 0
             leaves in place, says little of what can be had in the end.
@@ -125,7 +125,7 @@ class SearchSettings:
     reconstruct: bool = True  # paper, section 3.3: least squares on the feature maps
     reestimate_batch_norm: bool = True  # ours
     num_calibration_images: int = 500  # ours
-    num_batch_norm_images: int = 200  # ours
+    num_batch_norm_images: int = 50  # ours; see `amc_tf.batch_norm`
     num_in_order_images: int = 0
     num_search_images: int = 500  # ours; the paper holds out 5,000 (CIFAR-10) or 3,000 (ImageNet)
     num_finalists: int = 5  # ours

@@ -17,7 +17,7 @@ class SparseCandidateBuilder:
 
     The largest weights of each kernel stay as they are. Re-fitting them by least squares, as channel pruning
     does, would be one system for each output channel, whose weights stand in places of their own: a thousand
-    solves for a layer instead of one. Batch-norm statistics are measured again.
+    solves for a layer instead of one. Batch-norm statistics are estimated again.
 
     Args:
         network: the original network.

@@ -63,7 +63,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             warmup_episodes=given.warmup_episodes,
             seed=seed,
             num_search_images=given.search_images,
-            num_batch_norm_images=100,
             num_finalists=given.finalists,
         )
         split = split_data(

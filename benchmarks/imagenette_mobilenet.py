@@ -110,9 +110,7 @@ def search(
 ) -> tuple[Mapping[str, keras.Model], dict[str, Any]]:
     """Returns the slim networks before fine-tuning, and what is to be told of the search."""
     started = time.perf_counter()
-    settings = SearchSettings(
-        episodes=given.episodes, warmup_episodes=given.episodes // 4, seed=seed, num_batch_norm_images=100
-    )
+    settings = SearchSettings(episodes=given.episodes, warmup_episodes=given.episodes // 4, seed=seed)
     session = PruningSession(
         model,
         split,

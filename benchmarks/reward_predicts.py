@@ -84,8 +84,8 @@ def make_recoveries(
     return {
         "none": network.slice,
         "least squares": reconstruct,
-        "batch norm": lambda plan: batch_norm(network.slice(plan)),
-        DEFAULT: lambda plan: batch_norm(reconstruct(plan)),
+        "batch norm": lambda plan: batch_norm(network.slice(plan), plan),
+        DEFAULT: lambda plan: batch_norm(reconstruct(plan), plan),
         "in network order": SequentialReconstructor(network, images, seed=settings.seed),
     }
 

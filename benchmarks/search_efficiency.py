@@ -38,7 +38,6 @@ from benchmarks.shared_data import (
 _LOGGER = logging.getLogger(__name__)
 _MARKS = (50, 100, 200, 400)
 _EXPLORATION = ("elite_share", "min_budget_use")  # what of a preset is compared
-_NUM_BATCH_NORM_IMAGES = 100
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -55,7 +54,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             seed=seed,
             round_to=given.round_to,
             num_search_images=given.search_images,
-            num_batch_norm_images=_NUM_BATCH_NORM_IMAGES,
         )
         split = split_data(
             train,

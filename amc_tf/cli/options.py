@@ -113,7 +113,7 @@ def add_recovery(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_batch_norm(parser: argparse.ArgumentParser) -> None:
-    _add_switch(parser, "--batch-norm", "reestimate_batch_norm", "measure the batch-norm statistics again")
+    _add_switch(parser, "--batch-norm", "reestimate_batch_norm", "estimate the batch-norm statistics again")
 
 
 def _add_switch(parser: argparse.ArgumentParser, option: str, name: str, what: str) -> None:

@@ -61,7 +61,7 @@ def _compare(
         "evaluation": seconds(
             lambda: accuracy(predict, session.split.search, input_range=networks.INPUT_RANGE)
         ),
-        "batch_norm": seconds(lambda: estimate(weights)),
+        "batch_norm": seconds(lambda: estimate(weights, plan)),
         "litert": _fastest(tflite, images),
     }
 

@@ -61,7 +61,7 @@ def test_batch_norm_is_measured_on_the_reconstructed_network(parts):
     network, calibration, estimator, _ = parts
     builder = CandidateBuilder(network, calibration, importance="l2_consumer", batch_norm=estimator)
     plan = builder.plan(WIDTHS)
-    assert_equal(builder.weights(plan), estimator(Reconstructor(network, calibration)(plan)))
+    assert_equal(builder.weights(plan), estimator(Reconstructor(network, calibration)(plan), plan))
 
 
 def test_refitting_in_network_order_takes_the_place_of_other_recoveries(parts):

@@ -414,7 +414,7 @@ def test_recovery_returns_the_best_weights_and_those_scored_only_for_the_floor(
 
     recover = macs_session.recover
     monkeypatch.setattr(recover, "_found", {})
-    monkeypatch.setattr(recover, "_estimate", lambda weights: found["all statistics"])
+    monkeypatch.setattr(recover, "_estimate", lambda weights, plan: found["all statistics"])
     monkeypatch.setattr(
         recovery, "SequentialReconstructor", lambda network, images, seed: lambda plan: found["in order"]
     )
@@ -481,10 +481,10 @@ def test_recovery_measures_batch_norm_statistics_on_all_calibration_images(model
     session = make_session(model, split, Budget(macs=0.5), num_batch_norm_images=8, reconstruct=False)
     plan = session.builder.plan(session.bounds.minimum)
     images = to_input_range(split.calibration.images, RANGE)
-    expected = BatchNormEstimator(session.network, images)(session.builder.weights(plan))
+    expected = BatchNormEstimator(session.network, images)(session.builder.weights(plan), plan)
 
     found = session.recover(session.bounds.minimum)
 
-    norm = next(path for path, arrays in expected.items() if "moving_mean" in arrays)
+    *_, norm = (path for path, arrays in expected.items() if "moving_mean" in arrays)
     np.testing.assert_array_equal(found[norm]["moving_mean"], expected[norm]["moving_mean"])
     assert not np.array_equal(found[norm]["moving_mean"], session.builder.weights(plan)[norm]["moving_mean"])
