@@ -57,12 +57,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     recoveries = make_recoveries(session, given)
     generator = np.random.default_rng(given.seed)
     rows: list[Mapping[str, Any]] = []
-    for number in range(given.plans):
-        widths = session.bounds.bound_all(generator.random(len(session.bounds.full)).tolist())
+    known = json.loads(given.again.read_text())["plans"] if given.again else []
+    for number in range(len(known) or given.plans):
+        if known:
+            widths = tuple(known[number]["widths"])
+        else:
+            widths = session.bounds.bound_all(generator.random(len(session.bounds.full)).tolist())
         plan = session.builder.plan(widths)
         weights = {name: recover(plan) for name, recover in recoveries.items()}
         scores = {name: _search_top1(session, found, split, given) for name, found in weights.items()}
-        tuned = finetuned_top1(rebuild(model, plan, weights[DEFAULT]), split, given)
+        if known:
+            tuned = known[number]["finetuned"]
+        else:
+            tuned = finetuned_top1(rebuild(model, plan, weights[DEFAULT]), split, given)
         rows.append({"widths": list(widths), "scores": scores, "finetuned": tuned})
         _LOGGER.info("plan %d: %s", number, rows[-1])
         if number:
@@ -128,6 +135,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--learning-rate", type=float, default=0.02)
     parser.add_argument("--search-images", type=int, default=5000)
+    parser.add_argument("--again", type=Path, help="an earlier report, whose plans are only scored anew")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True)
     return parser.parse_args(arguments)
