@@ -209,7 +209,7 @@ class _Compression:
             "int8_written": written,
             "budget": limit_to_json(self._original.limit),
             "meter": None if self._meter is None else summary_parts.meter(self._meter),
-            "input_range": task.input_range,
+            **summary_parts.images(task.split.test, task.input_range),
             "settings": task.settings_to_json(),
             "versions": summary_parts.versions(),
             "seconds": clock.seconds(),

@@ -193,7 +193,7 @@ class _Sparsification:
             "verification": {"float32": verification},
             "budget": limit_to_json(session.limit),
             "meter": None if meter is None else summary_parts.meter(meter),
-            "input_range": self._input_range,
+            **summary_parts.images(session.split.test, self._input_range),
             "settings": {"search": session.settings.to_json(), "finetune": self._finetuning.to_json()},
             "versions": summary_parts.versions(),
             "seconds": clock.seconds(),

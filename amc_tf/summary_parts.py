@@ -1,4 +1,4 @@
-"""What summary.json tells of a run besides its results: channels, budget, meter, versions."""
+"""What summary.json tells of a run besides its results: channels, images, meter, versions."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from amc_tf import __version__
+from amc_tf.data import ImageData
 from amc_tf.device.latency import LatencyMeter
 from amc_tf.graph import ChannelGraph
 
@@ -26,6 +27,20 @@ def channels(graph: ChannelGraph, widths: Sequence[int], uniform: Sequence[int])
         }
         for group, width, uniform_width in zip(graph.groups, widths, uniform, strict=True)
     ]
+
+
+def images(data: ImageData, input_range: str) -> dict[str, Any]:
+    """Returns what an application has to know to give the network images and to name its answers.
+
+    Args:
+        data: images of the run.
+        input_range: how uint8 images were scaled; float images were in the model's range already.
+    """
+    return {
+        "input_range": input_range,
+        "image_dtype": str(data.images.dtype),
+        "class_names": None if data.class_names is None else [str(name) for name in data.class_names],
+    }
 
 
 def meter(meter: LatencyMeter) -> dict[str, str]:

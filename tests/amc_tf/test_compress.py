@@ -172,7 +172,7 @@ def test_summary_tells_how_it_came_about(summary):
     assert set(summary) == {
         *NETWORKS, "model", "data", "command", "plan_found_by", "stages", "channels", "verification",
         "int8_written", "budget",
-        "meter", "input_range", "settings", "versions", "seconds",
+        "meter", "input_range", "image_dtype", "class_names", "settings", "versions", "seconds",
     }  # fmt: skip
     assert (summary["model"], summary["data"]) == ("tiny", "patterns")
     limit = 0.6 * summary["baseline"]["latency_ms"]["median"]

@@ -78,6 +78,7 @@ def test_every_network_is_compared_with_the_original(model, result):
         assert row["deflated_bytes"] < row["tflite_bytes"] < summary["baseline"]["tflite_bytes"]
     assert summary["meter"] is summary["baseline"]["latency_ms"] is None
     assert summary["pruned"]["top1"] == summary["finetuned"]["top1"]
+    assert (summary["input_range"], summary["image_dtype"], summary["class_names"]) == (RANGE, "uint8", None)
     assert summary["finetuned_dense"]["tflite_bytes"] > summary["finetuned"]["tflite_bytes"]
     assert summary["finetuned_dense"]["top1"] == summary["finetuned"]["top1"]
 
