@@ -10,12 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from amc_tf.device.tflite_file import pack, unpack
 from amc_tf.errors import ModelError
 
 Arrays = Mapping[str, Mapping[str, NDArray[np.float32]]]  # by layer path and weight name
 
-_ALIGNMENT = 16  # of every constant, as the schema of TFLite asks for
-_HEADROOM = 1 << 16  # bytes a file takes beside its constants, to begin with
 # How Keras lays out a weight, and how TFLite does; the first that fits is the one.
 _LAYOUTS: tuple[Callable[[NDArray[np.float32]], NDArray[np.float32]], ...] = (
     lambda array: array,  # biases, slopes
@@ -68,7 +67,7 @@ class TFLiteTemplate:
         from ai_edge_litert import schema_py_generated as schema
 
         self._schema = schema
-        self._model = schema.ModelT.InitFromPackedBuf(tflite, 0)
+        self._model = unpack(tflite)
         if len(self._model.subgraphs) != 1:
             raise ModelError(f"The TFLite network has {len(self._model.subgraphs)} subgraphs instead of one.")
         graph = self._model.subgraphs[0]
@@ -104,7 +103,7 @@ class TFLiteTemplate:
         for index, of in self._zero_biases.items():
             self._set(model, index, np.zeros(graph.tensors[of].shape[0], np.float32))
         reshapes = [self._open_reshape(model, node) for node in operators if self._kind(node) == "RESHAPE"]
-        file = self._pack(model)
+        file = pack(model)
         self._settle(file, _infer_shapes(file), reshapes)
         return bytes(file)
 
@@ -162,16 +161,6 @@ class TFLiteTemplate:
         node.builtinOptionsType = self._schema.BuiltinOptions.NONE
         return node.inputs[1], node.outputs[0]
 
-    def _pack(self, model: Any) -> bytearray:
-        import flatbuffers
-
-        size = sum(len(buffer.data) for buffer in model.buffers if buffer.data is not None)
-        builder = flatbuffers.Builder(size + _HEADROOM)
-        model = copy.copy(model)
-        model.buffers = [_Aligned(buffer, self._schema) for buffer in model.buffers]
-        builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
-        return bytearray(builder.Output())
-
     def _settle(
         self, file: bytearray, shapes: Mapping[int, tuple[int, ...]], reshapes: list[tuple[int, int]]
     ) -> None:
@@ -184,27 +173,6 @@ class TFLiteTemplate:
                 tensor.ShapeAsNumpy()[:] = shapes[index]
         for shape, output in reshapes:
             model.Buffers(graph.Tensors(shape).Buffer()).DataAsNumpy().view(np.int32)[:] = shapes[output]
-
-
-class _Aligned:
-    """A buffer whose bytes begin where the schema wants them: flatbuffers' Python writer does not heed it."""
-
-    def __init__(self, buffer: Any, schema: Any) -> None:
-        self._buffer = buffer
-        self._schema = schema
-
-    def Pack(self, builder: Any) -> int:  # noqa: N802  # called by the schema's own code
-        data = self._buffer.data
-        if data is None:
-            return int(self._buffer.Pack(builder))
-        content = np.asarray(data, np.uint8).tobytes()
-        builder.StartVector(1, len(content), _ALIGNMENT)
-        builder.head -= len(content)
-        builder.Bytes[builder.head : builder.head + len(content)] = content
-        vector = builder.EndVector()
-        self._schema.BufferStart(builder)
-        self._schema.BufferAddData(builder, vector)
-        return int(self._schema.BufferEnd(builder))
 
 
 class _Known:

@@ -48,6 +48,7 @@ LAYERS = (
     "amc_tf.device.store",
     "amc_tf.device.stored_meters",
     "amc_tf.device.operators",
+    "amc_tf.device.tflite_file",
     "amc_tf.device.template",
     "amc_tf.device.operator_times",
     "amc_tf.device.table_file",
