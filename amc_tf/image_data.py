@@ -112,10 +112,7 @@ def to_input_range(images: NDArray, input_range: str) -> NDArray[np.float32]:
         >>> to_input_range(np.array([0, 255], np.uint8), "-1..1")
         array([-1.,  1.], dtype=float32)
     """
-    if input_range not in INPUT_RANGES:
-        raise SettingsError(
-            f"The input range is {input_range!r}, but must be one of {', '.join(INPUT_RANGES)}."
-        )
+    _check_range(input_range)
     pixels = np.asarray(images, np.float32)
     if np.issubdtype(images.dtype, np.floating) or input_range == "0..255":
         return pixels
@@ -123,13 +120,36 @@ def to_input_range(images: NDArray, input_range: str) -> NDArray[np.float32]:
         return pixels / np.float32(127.5) - np.float32(1)
     if input_range == "0..1":
         return pixels / np.float32(255)
-    if images.shape[-1] != len(IMAGENET_MEAN):
-        raise DataError(
-            f"The input range imagenet is for colour images, but these have {images.shape[-1]} channel(s): "
-            "choose one of -1..1, 0..1, 0..255."
-        )
+    _check_colour(images.shape[-1])
     mean, std = np.array([IMAGENET_MEAN, IMAGENET_STD], np.float32)
     return np.asarray((pixels / np.float32(255) - mean) / std, np.float32)
+
+
+def pixel_statistics(input_range: str, num_channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Returns an input range as the mean and standard deviation by which applications normalize pixels.
+
+    Args:
+        input_range: One of INPUT_RANGES.
+        num_channels: Of the images.
+
+    Returns:
+        Mean and standard deviation of each channel, in pixels 0..255: (pixel - mean) / std is what
+        `to_input_range` makes of a pixel.
+
+    Raises:
+        SettingsError: The range is not one of INPUT_RANGES.
+        DataError: `imagenet` is asked of images that do not have three channels.
+
+    Example:
+        >>> pixel_statistics("-1..1", 1)
+        ((127.5,), (127.5,))
+    """
+    _check_range(input_range)
+    if input_range == "imagenet":
+        _check_colour(num_channels)
+        return tuple(255 * mean for mean in IMAGENET_MEAN), tuple(255 * std for std in IMAGENET_STD)
+    mean, std = {"-1..1": (127.5, 127.5), "0..1": (0.0, 255.0), "0..255": (0.0, 1.0)}[input_range]
+    return (mean,) * num_channels, (std,) * num_channels
 
 
 def even_order(labels: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
@@ -261,6 +281,21 @@ def check_data_fits(model_input_shape: Sequence[int | None], num_outputs: int, d
         raise DataError(
             f"The data has {data.num_classes} classes ({names}), but the model has {num_outputs} outputs: "
             "the classes must be those the model was trained on, in the order of its outputs."
+        )
+
+
+def _check_range(input_range: str) -> None:
+    if input_range not in INPUT_RANGES:
+        raise SettingsError(
+            f"The input range is {input_range!r}, but must be one of {', '.join(INPUT_RANGES)}."
+        )
+
+
+def _check_colour(num_channels: int) -> None:
+    if num_channels != len(IMAGENET_MEAN):
+        raise DataError(
+            f"The input range imagenet is for colour images, but these have {num_channels} channel(s): "
+            "choose one of -1..1, 0..1, 0..255."
         )
 
 

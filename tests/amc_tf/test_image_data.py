@@ -5,9 +5,11 @@ from amc_tf.errors import DataError, SettingsError
 from amc_tf.image_data import (
     IMAGENET_MEAN,
     IMAGENET_STD,
+    INPUT_RANGES,
     ImageData,
     check_data_fits,
     even_order,
+    pixel_statistics,
     split_data,
     split_off_fraction,
     to_input_range,
@@ -104,6 +106,24 @@ def test_unknown_input_range_lists_the_known_ones() -> None:
 def test_imagenet_range_needs_three_channels() -> None:
     with pytest.raises(DataError, match=r"have 1 channel"):
         to_input_range(np.zeros((1, 2, 2, 1), np.uint8), "imagenet")
+
+
+@pytest.mark.parametrize("input_range", INPUT_RANGES)
+def test_pixel_statistics_give_what_to_input_range_gives(input_range) -> None:
+    pixels = np.arange(256, dtype=np.uint8).repeat(3).reshape(256, 1, 3)
+    mean, std = pixel_statistics(input_range, 3)
+    assert len(mean) == len(std) == 3
+    np.testing.assert_allclose(
+        (pixels - np.array(mean)) / np.array(std), to_input_range(pixels, input_range), atol=1e-6
+    )
+
+
+def test_pixel_statistics_are_one_number_per_channel() -> None:
+    assert pixel_statistics("0..255", 1) == ((0.0,), (1.0,))
+    with pytest.raises(DataError, match=r"these have 1 channel\(s\): choose one of"):
+        pixel_statistics("imagenet", 1)
+    with pytest.raises(SettingsError, match=r"is '0..2', but must be one of -1..1"):
+        pixel_statistics("0..2", 3)
 
 
 def test_every_beginning_of_an_even_order_holds_classes_evenly() -> None:
