@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import copy
+import struct
 from typing import Any
 
 import numpy as np
+
+from amc_tf.errors import ModelError
 
 _ALIGNMENT = 16  # of every constant, as the schema of TFLite asks for
 _HEADROOM = 1 << 16  # bytes a file takes beside its constants, to begin with
@@ -15,11 +18,19 @@ def unpack(tflite: bytes) -> Any:
     """Returns a network as a `ModelT` of `ai_edge_litert.schema_py_generated`.
 
     Args:
-        tflite: the contents of a `.tflite` file that is known to be one.
+        tflite: the contents of a `.tflite` file.
+
+    Raises:
+        ModelError: if it is damaged.
     """
     from ai_edge_litert import schema_py_generated as schema
 
-    return schema.ModelT.InitFromPackedBuf(tflite, 0)
+    try:
+        return schema.ModelT.InitFromPackedBuf(tflite, 0)
+    except (struct.error, IndexError, ValueError, TypeError, AttributeError, OverflowError) as error:
+        raise ModelError(
+            f"The TFLite network ({len(tflite)} bytes) is damaged ({error}); convert it again."
+        ) from error
 
 
 def pack(model: Any) -> bytearray:

@@ -49,6 +49,8 @@ LAYERS = (
     "amc_tf.device.stored_meters",
     "amc_tf.device.operators",
     "amc_tf.device.tflite_file",
+    "amc_tf.device.metadata_schema",
+    "amc_tf.device.model_metadata",
     "amc_tf.device.template",
     "amc_tf.device.operator_times",
     "amc_tf.device.table_file",
