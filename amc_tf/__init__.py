@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from amc_tf.android import export_android
     from amc_tf.budget import Budget
     from amc_tf.compress import compress
     from amc_tf.data import load_data
@@ -49,6 +50,7 @@ __all__ = [
     "__version__",
     "compress",
     "count_cost",
+    "export_android",
     "load_data",
     "rebuild",
     "sparsify",
@@ -74,6 +76,7 @@ _MODULE_OF = {
     "TableMeter": "amc_tf.device.table",
     "compress": "amc_tf.compress",
     "count_cost": "amc_tf.graph",
+    "export_android": "amc_tf.android",
     "load_data": "amc_tf.data",
     "rebuild": "amc_tf.rebuild",
     "sparsify": "amc_tf.sparsify",

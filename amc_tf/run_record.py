@@ -58,13 +58,7 @@ def read_run(folder: Path) -> RunRecord:
     Raises:
         RunFolderError: If a file is missing or is not what it should be, named in the message.
     """
-    if not folder.is_dir():
-        raise RunFolderError(f"{folder} is not a folder; give the folder that `--out` named.")
-    summary = _read_json(folder / "summary.json")
-    if not isinstance(summary.get("baseline"), dict):
-        raise RunFolderError(
-            f"{folder / 'summary.json'} has no results of the original network ('baseline')."
-        )
+    summary = read_summary(folder)
     plan = _read_json(folder / "plan.json")
     try:
         groups = {
@@ -76,6 +70,25 @@ def read_run(folder: Path) -> RunRecord:
             f"{folder / 'plan.json'} is no pruning plan: each group needs 'kept' and 'num_channels'."
         ) from error
     return RunRecord(summary, _read_all_episodes(folder, summary.get("stages") or []), groups)
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    """Reads the summary of a run, which is what a finished one has.
+
+    Args:
+        folder: The run folder.
+
+    Raises:
+        RunFolderError: If it is missing or is not what it should be.
+    """
+    if not folder.is_dir():
+        raise RunFolderError(f"{folder} is not a folder; give the folder that `--out` named.")
+    summary = _read_json(folder / "summary.json")
+    if not isinstance(summary.get("baseline"), dict):
+        raise RunFolderError(
+            f"{folder / 'summary.json'} has no results of the original network ('baseline')."
+        )
+    return summary
 
 
 def latency_of(summary: Mapping[str, Any], key: str) -> Mapping[str, float] | None:

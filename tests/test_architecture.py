@@ -120,6 +120,7 @@ LAYERS = (
     "amc_tf.figures",
     "amc_tf.page",
     "amc_tf.report",
+    "amc_tf.android",
     "amc_tf.results",
     "amc_tf.progress",
     "amc_tf.summary_parts",
