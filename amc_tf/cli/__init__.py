@@ -23,6 +23,7 @@ from amc_tf.cli import (
     convert,
     demo,
     devices,
+    export,
     finetune,
     inspect,
     prune,
@@ -49,6 +50,7 @@ _VERBS = {
     "table": table,
     "bundle": bundle,
     "report": report,
+    "export": export,
 }
 
 
