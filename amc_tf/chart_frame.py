@@ -3,33 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from xml.etree import ElementTree
 
-Format = Callable[[float], str]
-
-
-@dataclass(frozen=True)
-class Point:
-    """One network in the trade-off chart.
-
-    Attributes:
-        cost: In the unit of the horizontal axis.
-        accuracy: Top-1, in [0, 1].
-        label: Shown when the pointer rests on it.
-        kind: CSS class: "warmup", "search" and "control" for episodes, else "baseline", "uniform", "found"...
-    """
-
-    cost: float
-    accuracy: float
-    label: str
-    kind: str
-
-
-def percent(value: float) -> str:
-    """Writes a fraction as a percentage with at most one decimal."""
-    return f"{round(100 * value, 1):g} %"
+from amc_tf.chart_data import Format, Point
 
 
 def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:

@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from amc_tf import charts
-from amc_tf.chart_frame import Point, percent
+from amc_tf.chart_data import (
+    Bar,
+    Channels,
+    ChannelsChart,
+    Chart,
+    EpisodesChart,
+    LatencyChart,
+    Point,
+    TradeoffChart,
+    front_of,
+    percent,
+    running_median,
+)
 from amc_tf.latency_facts import is_predicted, unit_of
 from amc_tf.run_record import NETWORKS, RunRecord, is_number, latency_of
 
@@ -30,106 +42,103 @@ _COSTS = {
 
 @dataclass(frozen=True)
 class Figure:
-    """One chart, drawn for a wide and for a narrow page.
+    """One chart with what is written around it.
 
     Attributes:
+        name: Short and stable, as of a file: "channels".
         title: Short heading.
         note: One or two sentences on how to read it.
-        wide: `<svg>` markup; every text in it is escaped.
-        narrow: The same for a phone.
+        chart: What it shows.
         is_full: Whether the wide drawing takes the whole width of the page, not half of it.
         legend: CSS class and meaning of the marks.
     """
 
+    name: str
     title: str
     note: str
-    wide: str
-    narrow: str
+    chart: Chart
     is_full: bool = False
     legend: tuple[tuple[str, str], ...] = ()
 
+    @property
+    def wide(self) -> str:
+        """The chart as `<svg>` markup for a wide page; every text in it is escaped."""
+        return charts.draw(self.chart, width=_FULL_WIDTH if self.is_full else _HALF_WIDTH)
 
-def make_figures(record: RunRecord) -> list[Figure]:
-    """Draws what the run has data for.
+    @property
+    def narrow(self) -> str:
+        """The same for a phone."""
+        return charts.draw(self.chart, width=_PHONE_WIDTH)
+
+
+def make_figures(record: RunRecord) -> dict[str, Figure]:
+    """Makes the figures of what the run has data for.
 
     Args:
         record: What the run left behind.
 
     Returns:
-        Reward, accuracy, accuracy against cost (from two episodes on), latency (if measured), channels.
+        By name, in the order of interest: "channels", "tradeoff" (from two episodes on), "latency" (if
+        measured), "reward" and "accuracy" (from two episodes on).
     """
     episodes = [episode for episode in record.episodes if is_number(episode.get("reward"))]
-    figures = []
-    if len(episodes) > 1:
-        figures += [
-            _reward_figure(episodes),
-            _accuracy_figure(episodes),
-            _tradeoff_figure(record.summary, episodes),
-        ]
-    bars = _latency_bars(record.summary)
-    if bars:
-        note = "Median of the measured runs; the whisker spans the 5th to the 95th percentile."
-        if any("predicted" in bar.kind for bar in bars):
-            note += " Dashed bars are predicted by a latency table, not timed."
-        figures.append(
-            _figure(
-                "Latency before and after",
-                note,
-                lambda width: charts.latency_chart(
-                    bars,
-                    width=width,
-                    title="Latency of each network",
-                    unit=unit_of(record.summary.get("meter")),
-                ),
-            )
-        )
-    channels = _channels(record)
-    return [*figures, _channels_figure(channels)] if channels else figures
+    has_search = len(episodes) > 1
+    figures = [
+        _channels_figure(_channels(record)),
+        _tradeoff_figure(record.summary, episodes) if has_search else None,
+        _latency_figure(record.summary),
+        _reward_figure(episodes) if has_search else None,
+        _accuracy_figure(episodes) if has_search else None,
+    ]
+    return {figure.name: figure for figure in figures if figure is not None}
 
 
-def _figure(title: str, note: str, draw: Callable[[int], str], *, is_full: bool = False) -> Figure:
-    return Figure(title, note, draw(_FULL_WIDTH if is_full else _HALF_WIDTH), draw(_PHONE_WIDTH), is_full)
+def _latency_figure(summary: Mapping[str, Any]) -> Figure | None:
+    bars = _latency_bars(summary)
+    if not bars:
+        return None
+    note = "Median of the measured runs; the whisker spans the 5th to the 95th percentile."
+    if any("predicted" in bar.kind for bar in bars):
+        note += " Dashed bars are predicted by a latency table, not timed."
+    chart = LatencyChart("Latency of each network", unit_of(summary.get("meter")), bars)
+    return Figure("latency", "Latency before and after", note, chart)
 
 
 def _reward_figure(episodes: Sequence[Mapping[str, Any]]) -> Figure:
     lines = [
-        [(line["episode"], line["best_reward"]) for line in stage if is_number(line.get("best_reward"))]
+        tuple((line["episode"], line["best_reward"]) for line in stage if is_number(line.get("best_reward")))
         for stage in _by_stage(episodes)
     ]
     note = "Each point is one plan; the line is the best one within the budget so far."
-    return _figure(
-        "Reward over episodes",
-        f"{note} It begins anew with each stage." if len(lines) > 1 else note,
-        lambda width: charts.episodes_chart(
-            [episode["episode"] for episode in episodes],
-            [episode["reward"] for episode in episodes],
-            lines=[line for line in lines if line],
-            warmups=_warmups(episodes),
-            width=width,
-            title="Reward of each episode and the best so far",
-            format_value="{:.3g}".format,
-        ),
+    chart = EpisodesChart(
+        "Reward of each episode and the best so far",
+        "reward",
+        "{:.3g}".format,
+        tuple(episode["episode"] for episode in episodes),
+        tuple(episode["reward"] for episode in episodes),
+        tuple(line for line in lines if line),
+        _warmups(episodes),
     )
+    note += " It begins anew with each stage." if len(lines) > 1 else ""
+    return Figure("reward", "Reward over episodes", note, chart)
 
 
 def _accuracy_figure(episodes: Sequence[Mapping[str, Any]]) -> Figure:
     lines = []
     for stage in _by_stage(episodes):
-        medians = charts.running_median([line["top1"] for line in stage], _MEDIAN_WINDOW)
-        lines.append([(line["episode"], median) for line, median in zip(stage, medians, strict=True)])
-    return _figure(
-        "Accuracy over episodes",
-        f"Top-1 on the search images, not fine-tuned; the line is the median of {_MEDIAN_WINDOW} episodes.",
-        lambda width: charts.episodes_chart(
-            [episode["episode"] for episode in episodes],
-            [episode["top1"] for episode in episodes],
-            lines=lines,
-            warmups=_warmups(episodes),
-            width=width,
-            title="Top-1 accuracy of each episode and its running median",
-            format_value=percent,
-        ),
+        medians = running_median([line["top1"] for line in stage], _MEDIAN_WINDOW)
+        lines.append(tuple((line["episode"], median) for line, median in zip(stage, medians, strict=True)))
+    chart = EpisodesChart(
+        "Top-1 accuracy of each episode and its running median",
+        "top-1",
+        percent,
+        tuple(episode["episode"] for episode in episodes),
+        tuple(episode["top1"] for episode in episodes),
+        tuple(lines),
+        _warmups(episodes),
     )
+    note = f"Top-1 on the search images, not fine-tuned; the line is the median of {_MEDIAN_WINDOW} episodes."
+    return Figure("accuracy", "Accuracy over episodes", note, chart)
 
 
 def _by_stage(episodes: Sequence[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
@@ -137,13 +146,13 @@ def _by_stage(episodes: Sequence[Mapping[str, Any]]) -> list[list[Mapping[str, A
     return [list(stage) for _, stage in itertools.groupby(episodes, key=lambda line: line.get("stage", 1))]
 
 
-def _warmups(episodes: Sequence[Mapping[str, Any]]) -> list[tuple[int, int]]:
+def _warmups(episodes: Sequence[Mapping[str, Any]]) -> tuple[tuple[int, int], ...]:
     """Returns the first episode and the last warm-up episode of each stage that has warmed up."""
     spans = []
     for stage in _by_stage(episodes):
         warmups = [line["episode"] for line in stage if line.get("kind") == "warmup"]
         spans += [(stage[0]["episode"], warmups[-1])] if warmups else []
-    return spans
+    return tuple(spans)
 
 
 def _tradeoff_figure(summary: Mapping[str, Any], episodes: Sequence[Mapping[str, Any]]) -> Figure:
@@ -160,25 +169,26 @@ def _tradeoff_figure(summary: Mapping[str, Any], episodes: Sequence[Mapping[str,
     if precision != "float32":
         cost_name += f", {precision}"
     limit = budget.get("limit") if kind == budget.get("kind") else None
-    points = [_episode_point(episode, episode[key] / unit, cost_name) for episode in episodes]
-    marks = _marks(summary, kind, unit, precision)
-    drawn = _figure(
+    points = tuple(_episode_point(episode, episode[key] / unit, cost_name) for episode in episodes)
+    marks = tuple(_marks(summary, kind, unit, precision))
+    names = [("dot warmup", "warm-up episode")] if _warmups(episodes) else []
+    names.append(("dot search", "episode"))
+    return Figure(
+        "tradeoff",
         "Accuracy against cost",
         "Small points are episodes on the search images, not fine-tuned, with their Pareto front; large "
         "ones are networks on the validation images.",
-        lambda width: charts.tradeoff_chart(
+        TradeoffChart(
+            f"Top-1 accuracy against {cost_name}",
+            cost_name,
             points,
             marks,
-            limit=limit / unit if is_number(limit) else None,
-            width=width,
-            title=f"Top-1 accuracy against {cost_name}",
-            cost_name=cost_name,
-            format_cost="{:g}".format,
+            front_of(points),
+            limit / unit if is_number(limit) else None,
         ),
+        is_full=True,
+        legend=(*names, *((mark.kind, mark.label.partition(":")[0]) for mark in marks)),
     )
-    names = [("dot warmup", "warm-up episode")] if _warmups(episodes) else []
-    names.append(("dot search", "episode"))
-    return replace(drawn, legend=(*names, *((mark.kind, mark.label.partition(":")[0]) for mark in marks)))
 
 
 def _episode_point(episode: Mapping[str, Any], cost: float, cost_name: str) -> Point:
@@ -208,34 +218,32 @@ def _marks(summary: Mapping[str, Any], kind: str, unit: float, precision: str) -
     return marks
 
 
-def _latency_bars(summary: Mapping[str, Any]) -> list[charts.Bar]:
+def _latency_bars(summary: Mapping[str, Any]) -> tuple[Bar, ...]:
     bars = []
     for key, name, kind, _ in NETWORKS:
         latency = latency_of(summary, key)
         if latency and not (key in _TUNED and latency_of(summary, _TUNED[key])):
             short = name.replace(", fine-tuned", "")
             css = f"{kind} predicted" if is_predicted(latency) else kind
-            bars.append(charts.Bar(short, css, latency["median"], latency["p5"], latency["p95"]))
-    return bars
+            bars.append(Bar(short, css, latency["median"], latency["p5"], latency["p95"]))
+    return tuple(bars)
 
 
-def _channels(record: RunRecord) -> list[charts.Channels]:
+def _channels(record: RunRecord) -> tuple[Channels, ...]:
     listed = record.summary.get("channels")
     if listed:
-        return [
-            charts.Channels(str(c.get("layer") or c["group"]), c["before"], c["after"], c.get("uniform"))
+        return tuple(
+            Channels(str(c.get("layer") or c["group"]), c["before"], (c["after"],), c.get("uniform"))
             for c in listed
-        ]
-    return [charts.Channels(name, before, kept) for name, (kept, before) in record.groups.items()]
+        )
+    return tuple(Channels(name, before, (kept,)) for name, (kept, before) in record.groups.items())
 
 
-def _channels_figure(channels: Sequence[charts.Channels]) -> Figure:
+def _channels_figure(channels: tuple[Channels, ...]) -> Figure | None:
+    if not channels:
+        return None
     note = "Share of the original channels that the found plan keeps, with the numbers before and after."
     if any(row.uniform is not None for row in channels):
         note += " The mark is uniform pruning."
-    return _figure(
-        "Channels of each layer",
-        note,
-        lambda width: charts.channels_chart(channels, width=width, title="Channels kept in each layer"),
-        is_full=True,
-    )
+    chart = ChannelsChart("Channels kept in each layer", channels)
+    return Figure("channels", "Channels of each layer", note, chart, is_full=True)

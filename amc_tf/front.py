@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from amc_tf.charts import pareto_front
+from amc_tf.chart_data import pareto_front
 from amc_tf.latency_facts import is_predicted
 from amc_tf.run_record import NETWORKS
 

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from amc_tf import page
-from amc_tf.chart_frame import Frame, Point, padded, percent, staircase
+from amc_tf.chart_data import Point, percent
+from amc_tf.chart_frame import Frame, padded, staircase
 from amc_tf.front import FrontNetwork, front_axis
 
 _WIDE, _NARROW = 1104, 340

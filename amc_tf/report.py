@@ -94,7 +94,7 @@ def render(record: RunRecord) -> str:
             stages=_stage_rows(summary),
             has_latency=latency_of(summary, "baseline") is not None,
             against_uniform=_against_uniform(summary),
-            figures=make_figures(record),
+            figures=list(make_figures(record).values()),
             has_predictions=any(map(is_predicted, latencies)),
             dropped=_dropped(record),
             phone=meter.get("phone"),

@@ -2,15 +2,16 @@
 
 from xml.etree import ElementTree
 
-from amc_tf.chart_frame import nice_ticks
-from amc_tf.charts import (
+from amc_tf.chart_data import (
     Bar,
     Channels,
-    channels_chart,
-    latency_chart,
+    ChannelsChart,
+    LatencyChart,
     pareto_front,
     running_median,
 )
+from amc_tf.chart_frame import nice_ticks
+from amc_tf.charts import channels_chart, latency_chart
 
 
 def test_ticks_are_round_and_inside_the_range():
@@ -31,19 +32,30 @@ def test_running_median_looks_back_only():
 
 
 def test_bars_are_as_long_as_the_latency():
-    bars = [Bar("a", "baseline", 4.0, 4.0, 4.0), Bar("b", "found", 1.0, 0.9, 1.2)]
-    root = ElementTree.fromstring(latency_chart(bars, width=500, title="t"))
+    bars = (Bar("a", "baseline", 4.0, 4.0, 4.0), Bar("b", "found", 1.0, 0.9, 1.2))
+    root = ElementTree.fromstring(latency_chart(LatencyChart("t", "ms", bars), width=500))
     lengths = [float(rect.get("width")) for rect in root.iter("rect")]
     assert abs(lengths[0] / lengths[1] - 4.0) < 0.01
 
 
 def test_a_long_layer_name_is_cut_at_its_start_and_whole_in_the_tooltip():
     name = "block_of_the_very_deep_backbone/stage_four/expanded_conv_17/project"
-    root = ElementTree.fromstring(channels_chart([Channels(name, 64, 32)], width=340, title="t"))
+    chart = ChannelsChart("t", (Channels(name, 64, (32,)),))
+    root = ElementTree.fromstring(channels_chart(chart, width=340))
     texts = [element.text for element in root.iter("text")]
     assert any(text.startswith("…") and name.endswith(text[1:]) for text in texts)
     assert [title.text for title in root.iter("title")] == [name]
 
 
 def test_text_is_escaped():
-    assert "<b>" not in channels_chart([Channels("<b>", 8, 8)], width=340, title='"<b>"')
+    chart = ChannelsChart('"<b>"', (Channels("<b>", 8, (8,)),))
+    assert "<b>" not in channels_chart(chart, width=340)
+
+
+def test_two_plans_stand_side_by_side_as_bars_of_their_shares():
+    chart = ChannelsChart("t", (Channels("a", 64, (32, 16)),), kinds=("run1", "run2"))
+    root = ElementTree.fromstring(channels_chart(chart, width=1000))
+    whole, first, second = (float(rect.get("width")) for rect in root.iter("rect"))
+    assert abs(first / whole - 0.5) < 0.01
+    assert abs(second / whole - 0.25) < 0.01
+    assert "64 → 32, 16" in [element.text for element in root.iter("text")]

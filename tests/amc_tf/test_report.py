@@ -293,7 +293,7 @@ def test_the_line_of_the_best_reward_starts_with_the_first_plan_within_the_budge
     for line in lines[:5]:
         line["best_reward"] = None
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    svg = make_figures(read_run(tmp_path))[0].wide
+    svg = make_figures(read_run(tmp_path))["reward"].wide
     drawn = re.search(r'class="line"[^>]*\bd="([^"]*)"|\bd="([^"]*)"[^>]*class="line"', svg)
     assert drawn is not None
     assert len(re.findall(r"-?[0-9.]+[ ,]-?[0-9.]+", drawn.group(1) or drawn.group(2))) == len(lines) - 5
@@ -484,7 +484,8 @@ def test_episodes_of_stages_are_drawn_one_after_the_other_each_with_its_line_and
     record = read_run(write_staged_run(tmp_path))
     assert [line["episode"] for line in record.episodes] == list(range(120))
     assert [line["stage"] for line in record.episodes] == 60 * [1] + 60 * [3]
-    for figure in make_figures(record)[:2]:
+    figures = make_figures(record)
+    for figure in (figures["reward"], figures["accuracy"]):
         assert figure.wide.count('class="line"') == 2
         assert figure.wide.count('class="shade"') == 2
 
