@@ -79,6 +79,7 @@ def render_front(
             narrow=front_chart(networks, width=_NARROW, time_unit=facts["time_unit"]),
             legend=list(kinds.items()),
             has_latency=front_axis(networks) == "latency_ms",
+            columns=_columns(networks),
             rows=[_row(network, networks, facts["folders"]) for network in _by_cost(networks)],
             failures=failures,
         )
@@ -117,29 +118,30 @@ def _point(network: FrontNetwork, cost: float, axis_name: str) -> Point:
     return Point(cost, network.top1, label, network.kind)
 
 
+def _columns(networks: Sequence[FrontNetwork]) -> list[str]:
+    names = ["Network", "Budget", "Top-1", "MACs", "Parameters", "File"]
+    return [*names, *(["Latency, median"] if front_axis(networks) == "latency_ms" else [])]
+
+
 def _row(
     network: FrontNetwork, networks: Sequence[FrontNetwork], folders: Mapping[str, str]
 ) -> dict[str, Any]:
-    original = networks[0]
+    original, budget = networks[0], network.budget or ""
     latency = "—" if network.latency_ms is None else f"{network.latency_ms:.3f} ms"
     notes = [] if network.latency_ratio is None else [page.part_of(network.latency_ratio, 1.0)]
-    return {
-        "name": network.name,
-        "kind": network.kind,
-        "budget": network.budget or "",
-        "folder": folders.get(network.budget or ""),
-        "on_front": network.on_front,
-        "cells": [
-            (page.percent(network.top1), []),
-            (
-                page.quantity(network.macs),
-                [page.part_of(network.macs, original.macs)] if network.budget else [],
-            ),
-            (
-                page.quantity(network.params),
-                [page.part_of(network.params, original.params)] if network.budget else [],
-            ),
-            (f"{page.quantity(network.tflite_bytes)}B", []),
-            (latency, [*notes, *(["predicted"] if network.predicted else [])]),
-        ],
-    }
+    link = {"link": f"{folders[budget]}/report.html"} if budget in folders else {}
+    cells = [
+        {"value": budget, "notes": [], **link},
+        {"value": page.percent(network.top1), "notes": []},
+        *(
+            {
+                "value": page.quantity(value),
+                "notes": [page.part_of(value, whole)] if network.budget else [],
+            }
+            for value, whole in ((network.macs, original.macs), (network.params, original.params))
+        ),
+        {"value": f"{page.quantity(network.tflite_bytes)}B", "notes": []},
+    ]
+    if front_axis(networks) == "latency_ms":
+        cells.append({"value": latency, "notes": [*notes, *(["predicted"] if network.predicted else [])]})
+    return {"name": network.name, "kind": network.kind, "is_final": network.on_front, "cells": cells}

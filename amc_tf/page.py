@@ -2,18 +2,35 @@
 
 from __future__ import annotations
 
+import re
+
 import jinja2
+import markupsafe
+
+_NO_BREAK_SPACE = "\N{NO-BREAK SPACE}"
 
 
 def environment() -> jinja2.Environment:
     """Returns what pages are rendered with: text is escaped, a missing value is an error."""
-    return jinja2.Environment(
+    environment = jinja2.Environment(
         loader=jinja2.PackageLoader("amc_tf", "templates"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters.update({"unbroken": unbroken, "breakable": breakable})
+    return environment
+
+
+def unbroken(text: str) -> str:
+    """Keeps each number on one line with its unit, and with the arrow behind it."""
+    return re.sub(r"(?<=\d) (?=[%×→]|[kMG]?B\b|[kMG]\b|ms\b|points\b)", _NO_BREAK_SPACE, text)
+
+
+def breakable(text: str) -> markupsafe.Markup:
+    """Lets a name in dots and underscores go on in the next line behind one of them; escapes it first."""
+    return markupsafe.Markup(re.sub(r"([._/])(?=[A-Za-z])", r"\1<wbr>", str(markupsafe.escape(text))))
 
 
 def percent(fraction: float) -> str:
@@ -24,6 +41,12 @@ def percent(fraction: float) -> str:
 def part_of(value: float, base: float) -> str:
     """Writes how much of a base a value is."""
     return f"{value / base:.2f} ×"
+
+
+def signed(points: float) -> str:
+    """Writes a difference in points with its sign and one decimal."""
+    rounded = round(points, 1)
+    return "±0.0" if rounded == 0 else f"{rounded:+.1f}".replace("-", "−")
 
 
 def quantity(value: float) -> str:

@@ -11,13 +11,20 @@ from typing import TYPE_CHECKING, Any
 
 from amc_tf import page
 from amc_tf.errors import RunFolderError
-from amc_tf.figures import make_figures
+from amc_tf.figures import Figure, make_figures
 from amc_tf.latency_facts import certainty, is_predicted, meter_facts, unit_of
 from amc_tf.run_folder import write_atomically
 from amc_tf.run_record import NETWORKS, RunRecord, latency_of, read_run, with_measured
+from amc_tf.timing_facts import timing_table
 
 if TYPE_CHECKING:
     from amc_tf.device.table import LatencyTable
+
+_COLUMNS = ("Network", "Top-1", "Top-5", "MACs", "Parameters", "File")
+_LATENCY_COLUMN = "Latency, median (p5–p95)"
+_STAGE_COLUMNS = (
+    "Stage", "Budget", "Plan found by", "Top-1 as pruned", "Fine-tuned", "MACs", "Parameters",
+)  # fmt: skip
 
 
 def make_report(run_folder: str | os.PathLike[str]) -> Path:
@@ -82,6 +89,7 @@ def render(record: RunRecord) -> str:
     summary = record.summary
     latencies = [latency for key, *_ in NETWORKS if (latency := latency_of(summary, key))]
     meter = meter_facts(summary.get("meter") or {}, latencies)
+    figures = make_figures(record)
     return (
         page.environment()
         .get_template("report.html.jinja")
@@ -90,11 +98,15 @@ def render(record: RunRecord) -> str:
             data=summary.get("data"),
             headline=headline(summary),
             tiles=_tiles(summary),
+            columns=[*_COLUMNS, *([_LATENCY_COLUMN] if latency_of(summary, "baseline") else [])],
             rows=_rows(summary),
-            stages=_stage_rows(summary),
-            has_latency=latency_of(summary, "baseline") is not None,
             against_uniform=_against_uniform(summary),
-            figures=list(make_figures(record).values()),
+            found=_named(figures, "channels", "tradeoff"),
+            timed=_named(figures, "latency"),
+            timings=timing_table(summary),
+            stage_columns=_STAGE_COLUMNS,
+            stages=_stage_rows(summary),
+            searched=_named(figures, "reward", "accuracy"),
             has_predictions=any(map(is_predicted, latencies)),
             dropped=_dropped(record),
             phone=meter.get("phone"),
@@ -106,6 +118,10 @@ def render(record: RunRecord) -> str:
             verification=_flat(summary.get("verification") or {}),
         )
     )
+
+
+def _named(figures: Mapping[str, Figure], *names: str) -> list[Figure]:
+    return [figures[name] for name in names if name in figures]
 
 
 def headline(summary: Mapping[str, Any]) -> str:
@@ -136,7 +152,7 @@ def headline(summary: Mapping[str, Any]) -> str:
         )
     size = f"{page.quantity(before['tflite_bytes'])}B → {page.quantity(after['tflite_bytes'])}B"
     points = 100 * (after["top1"] - before["top1"])
-    return f"{gain}, {size}, top-1 {page.percent(after['top1'])} ({_signed(points)} points)."
+    return f"{gain}, {size}, top-1 {page.percent(after['top1'])} ({page.signed(points)} points)."
 
 
 def _final(summary: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -167,7 +183,9 @@ def _tiles(summary: Mapping[str, Any]) -> list[dict[str, str]]:
         old, new = before[key], after[key]
         tiles.append(_tile(name, page.quantity(new) + unit, page.quantity(old) + unit, f"{new / old:.2f} ×"))
     old, new = before["top1"], after["top1"]
-    tiles.append(_tile("Top-1", page.percent(new), page.percent(old), f"{_signed(100 * (new - old))} points"))
+    tiles.append(
+        _tile("Top-1", page.percent(new), page.percent(old), f"{page.signed(100 * (new - old))} points")
+    )
     return tiles
 
 
@@ -197,13 +215,13 @@ def _rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
-def _stage_rows(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """Returns what the stages of a run did, as cells of text; nothing for a run of one stage."""
+def _stage_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Returns what the stages of a run did, as rows of text; nothing for a run of one stage."""
     stages = summary.get("stages") or []
     if len(stages) < 2:
         return []
     return [
-        (
+        _text_row(
             str(number),
             _limit(stage["budget"]),
             stage["plan_found_by"] or "within the limit already",
@@ -214,6 +232,10 @@ def _stage_rows(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:
         )
         for number, stage in enumerate(stages, 1)
     ]
+
+
+def _text_row(name: str, *values: str) -> dict[str, Any]:
+    return {"name": name, "cells": [{"value": value, "notes": []} for value in values]}
 
 
 def _limit(budget: Mapping[str, Any]) -> str:
@@ -256,7 +278,7 @@ def _against_uniform(summary: Mapping[str, Any]) -> str:
             found, uniform = summary[ours]["top1"], summary[theirs]["top1"]
             return (
                 f"Uniform pruning within the same budget reaches {page.percent(uniform)} top-1 {when}; "
-                f"the found plan {page.percent(found)} ({_signed(100 * (found - uniform))} points)."
+                f"the found plan {page.percent(found)} ({page.signed(100 * (found - uniform))} points)."
             )
     return ""
 
@@ -281,13 +303,8 @@ def _command(summary: Mapping[str, Any]) -> str:
     return shlex.join(str(part) for part in [*parts, "--out", "runs/again"])
 
 
-def _signed(points: float) -> str:
-    rounded = round(points, 1)
-    return "±0.0" if rounded == 0 else f"{rounded:+.1f}".replace("-", "−")
-
-
 def _points(value: float, base: float) -> str:
-    return _signed(100 * (value - base))
+    return page.signed(100 * (value - base))
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:

@@ -115,6 +115,7 @@ LAYERS = (
     "amc_tf.quantize",
     "amc_tf.latency_facts",
     "amc_tf.run_record",
+    "amc_tf.timing_facts",
     "amc_tf.chart_data",
     "amc_tf.chart_frame",
     "amc_tf.charts",

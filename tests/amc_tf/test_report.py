@@ -114,7 +114,7 @@ class Page(HTMLParser):
     def __init__(self, path):
         super().__init__()
         self.tags, self.texts = [], []
-        self.feed(path.read_text(encoding="utf-8"))
+        self.feed(path.read_text(encoding="utf-8").replace("<wbr>", ""))
         self.text = " ".join(" ".join(self.texts).split())
 
     def handle_starttag(self, tag, attrs):
@@ -171,6 +171,24 @@ def test_every_chart_is_there_for_wide_and_narrow_pages(tmp_path):
     assert page.count("circle", "warmup") == 2 * 40
     assert page.count("circle", "mark") == 2 * 5
     assert page.count("rect", "before") == 2 * 13
+
+
+def test_sections_stand_in_the_order_of_interest(tmp_path):
+    text = report(tmp_path, phone_summary()).text
+    titles = (
+        "demo is predicted", "Results", "Channels of each layer", "Accuracy against cost",
+        "Latency before and after", "Noise of the measurement", "Reward over episodes", "Repeat this run",
+    )  # fmt: skip
+    places = [text.index(title) for title in titles]
+    assert places == sorted(places)
+
+
+def test_cells_carry_the_names_of_their_columns_for_phones(tmp_path):
+    cells = [attrs for tag, attrs in report(tmp_path).tags if tag == "td" and "data-label" in attrs]
+    assert [cell["data-label"] for cell in cells[:6]] == [
+        "Top-1", "Top-5", "MACs", "Parameters", "File", "Latency, median (p5–p95)",
+    ]  # fmt: skip
+    assert all(cell["role"] == "cell" for cell in cells)
 
 
 def test_the_run_can_be_repeated(tmp_path):
