@@ -84,7 +84,7 @@ def make_figures(record: RunRecord) -> dict[str, Figure]:
     episodes = [episode for episode in record.episodes if is_number(episode.get("reward"))]
     has_search = len(episodes) > 1
     figures = [
-        _channels_figure(_channels(record)),
+        _channels_figure(channel_rows(record)),
         _tradeoff_figure(record.summary, episodes) if has_search else None,
         _latency_figure(record.summary),
         _reward_figure(episodes) if has_search else None,
@@ -229,7 +229,8 @@ def _latency_bars(summary: Mapping[str, Any]) -> tuple[Bar, ...]:
     return tuple(bars)
 
 
-def _channels(record: RunRecord) -> tuple[Channels, ...]:
+def channel_rows(record: RunRecord) -> tuple[Channels, ...]:
+    """Returns the channels of each layer before and after, from the input to the output."""
     listed = record.summary.get("channels")
     if listed:
         return tuple(
@@ -243,7 +244,9 @@ def _channels_figure(channels: tuple[Channels, ...]) -> Figure | None:
     if not channels:
         return None
     note = "Share of the original channels that the found plan keeps, with the numbers before and after."
+    legend: tuple[tuple[str, str], ...] = (("found", "Found plan"),)
     if any(row.uniform is not None for row in channels):
         note += " The mark is uniform pruning."
+        legend = (*legend, ("uniform", "Uniform"))
     chart = ChannelsChart("Channels kept in each layer", channels)
-    return Figure("channels", "Channels of each layer", note, chart, is_full=True)
+    return Figure("channels", "Channels of each layer", note, chart, is_full=True, legend=legend)

@@ -121,6 +121,7 @@ LAYERS = (
     "amc_tf.charts",
     "amc_tf.figures",
     "amc_tf.page",
+    "amc_tf.slides",
     "amc_tf.report",
     "amc_tf.android",
     "amc_tf.results",

@@ -1,0 +1,244 @@
+"""The figures of a report as PNG and SVG files for slides: large text on white, 16:9 if that holds them."""
+
+from __future__ import annotations
+
+import functools
+import importlib.resources
+import io
+import math
+import os
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from amc_tf.chart_data import ChannelsChart, EpisodesChart, LatencyChart, Point, TradeoffChart, percent
+from amc_tf.charts import shortened
+from amc_tf.figures import Figure
+from amc_tf.run_folder import clear_errors, write_atomically
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Canvas
+
+_WIDTH, _HEIGHT = 12.8, 7.2  # inches
+_DOTS_PER_INCH = 150  # 1920 x 1080 pixels
+_ROWS_OF_PANEL, _MOST_PANELS = 18, 3
+_LEGEND_COLUMNS = 4
+_STYLE: dict[str, Any] = {
+    "font.size": 17,
+    "font.family": "sans-serif",
+    "axes.titlesize": 24,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.titlepad": 18,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "legend.fontsize": 14,
+    "text.parse_math": False,  # names of layers may hold dollar signs
+    "svg.hashsalt": "amc-tf",
+}
+
+
+def write_slides(figures: Iterable[Figure], folder: str | os.PathLike[str]) -> tuple[Path, ...]:
+    """Writes each figure as NAME.png and NAME.svg, over older ones.
+
+    Args:
+        figures: With different names.
+        folder: Made with its parents if missing.
+
+    Returns:
+        The files.
+
+    Raises:
+        RunFolderError: If a file cannot be written.
+    """
+    paths = []
+    with clear_errors(Path(folder)):
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    for figure in figures:
+        for suffix in ("png", "svg"):
+            path = Path(folder) / f"{figure.name}.{suffix}"
+            content = draw_slide(figure, suffix)
+            write_atomically(path, lambda file, content=content: file.write(content))  # type: ignore[misc]
+            paths.append(path)
+    return tuple(paths)
+
+
+def draw_slide(figure: Figure, suffix: str) -> bytes:
+    """Draws a figure.
+
+    Args:
+        figure: What to draw, with its title and its legend.
+        suffix: "png" or "svg".
+
+    Returns:
+        The contents of the file; equal for equal figures.
+    """
+    import matplotlib
+
+    with matplotlib.rc_context({**_STYLE, **_colours_of_axes()}):
+        canvas = _draw(figure)
+        file = io.BytesIO()
+        metadata = {"Date": None} if suffix == "svg" else {"Software": None}
+        canvas.savefig(file, format=suffix, dpi=_DOTS_PER_INCH, metadata=metadata)
+    return file.getvalue()
+
+
+@functools.cache
+def palette() -> Mapping[str, str]:
+    """Returns the colours of the page on light background by name, as its style sheet has them."""
+    style = importlib.resources.files("amc_tf").joinpath("templates/chart.css").read_text(encoding="utf-8")
+    light = style.partition("}")[0]
+    return dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", light))
+
+
+def _colours_of_axes() -> dict[str, str]:
+    colours = palette()
+    return {
+        "text.color": colours["ink"],
+        "axes.labelcolor": colours["soft"],
+        "axes.edgecolor": colours["edge"],
+        "xtick.color": colours["soft"],
+        "ytick.color": colours["soft"],
+        "grid.color": colours["grid"],
+    }
+
+
+def _draw(figure: Figure) -> Canvas:
+    match figure.chart:
+        case EpisodesChart() as chart:
+            return _episodes(figure, chart)
+        case TradeoffChart() as chart:
+            return _tradeoff(figure, chart)
+        case LatencyChart() as chart:
+            return _latency(figure, chart)
+        case ChannelsChart() as chart:
+            return _channels(figure, chart)
+
+
+def _canvas(height: float = _HEIGHT) -> Canvas:
+    from matplotlib.figure import Figure as Canvas
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    layout = ConstrainedLayoutEngine(w_pad=0.2, h_pad=0.2, wspace=0.06)
+    return Canvas(figsize=(_WIDTH, height), layout=layout, facecolor="white")
+
+
+def _axes(figure: Figure, x_name: str, y_name: str = "") -> tuple[Canvas, Axes]:
+    canvas = _canvas()
+    axes = canvas.add_subplot()
+    axes.set_title(figure.title)
+    axes.set_xlabel(x_name)
+    axes.set_ylabel(y_name)
+    axes.grid(visible=True)
+    return canvas, axes
+
+
+def _episodes(figure: Figure, chart: EpisodesChart) -> Canvas:
+    canvas, axes = _axes(figure, "episode", chart.value_name)
+    axes.yaxis.set_major_formatter(lambda value, _: chart.format_value(value))
+    for index, (first, last) in enumerate(chart.warmups):
+        axes.axvspan(first, last + 1, color=palette()["shade"], label="" if index else "warm-up")
+    axes.scatter(chart.episodes, chart.values, s=26, color=palette()["dot"], alpha=0.45, linewidths=0)
+    for line in chart.lines:
+        axes.plot(*zip(*line, strict=True), color=palette()["ink"], linewidth=2.5)
+    if chart.warmups:
+        axes.legend(frameon=False, loc="lower right")
+    return canvas
+
+
+def _tradeoff(figure: Figure, chart: TradeoffChart) -> Canvas:
+    canvas, axes = _axes(figure, chart.cost_name, "top-1")
+    axes.yaxis.set_major_formatter(lambda value, _: percent(value))
+    names = dict(figure.legend)
+    for kind in dict.fromkeys(point.kind for point in chart.points):
+        points = [point for point in chart.points if point.kind == kind]
+        axes.scatter(
+            [point.cost for point in points],
+            [point.accuracy for point in points],
+            s=16,
+            color=palette()[{"warmup": "baseline", "control": "uniform"}.get(kind, "dot")],
+            alpha=0.45,
+            linewidths=0,
+            label=names.pop(f"dot {kind}", None),
+        )
+    if chart.limit is not None:
+        axes.axvline(chart.limit, color=palette()["soft"], linestyle="--", linewidth=1.5, label="budget")
+    if chart.front:
+        costs, accuracies = zip(*((point.cost, point.accuracy) for point in chart.front), strict=True)
+        axes.plot(costs, accuracies, drawstyle="steps-post", color=palette()["ink"], linewidth=1.6)
+    for mark in chart.marks:
+        name = names.pop(mark.kind, None)
+        axes.scatter(mark.cost, mark.accuracy, s=170, zorder=3, label=name, **_look(mark.kind))
+        _write_note(axes, mark)
+    if axes.get_legend_handles_labels()[0]:
+        canvas.legend(frameon=False, loc="outside lower center", ncols=_LEGEND_COLUMNS)
+    return canvas
+
+
+def _write_note(axes: Axes, mark: Point) -> None:
+    if mark.note:
+        place = (mark.cost, mark.accuracy)
+        axes.annotate(mark.note, place, (10, -16), textcoords="offset points", fontsize=14)
+
+
+def _latency(figure: Figure, chart: LatencyChart) -> Canvas:
+    canvas, axes = _axes(figure, chart.unit)
+    axes.grid(visible=False, axis="y")
+    axes.invert_yaxis()
+    axes.set_yticks(range(len(chart.bars)), [bar.name for bar in chart.bars])
+    for row, bar in enumerate(chart.bars):
+        axes.barh(row, bar.median, height=0.55, **_look(bar.kind))
+        spread = [[max(0.0, bar.median - bar.low)], [max(0.0, bar.high - bar.median)]]
+        axes.errorbar(bar.median, row, xerr=spread, color=palette()["ink"], capsize=6, linewidth=1.8)
+        end = max(bar.median, bar.high)
+        axes.annotate(f"{bar.median:.2f} ms", (end, row), (10, 0), textcoords="offset points", va="center")
+    axes.margins(x=0.14)
+    axes.set_xlim(left=0.0)
+    return canvas
+
+
+def _channels(figure: Figure, chart: ChannelsChart) -> Canvas:
+    rows, num_panels = chart.rows, min(_MOST_PANELS, math.ceil(len(chart.rows) / _ROWS_OF_PANEL))
+    size = math.ceil(len(rows) / num_panels)
+    canvas = _canvas(max(_HEIGHT, 1.9 + size * max(0.3, 0.16 * len(chart.kinds))))
+    canvas.suptitle(figure.title, x=0.016, ha="left", weight="bold", size=24)
+    all_axes = canvas.subplots(1, num_panels, squeeze=False)[0]
+    text_size = 17 - 3 * (num_panels - 1)
+    for panel, axes in enumerate(all_axes):
+        part = rows[panel * size : (panel + 1) * size]
+        axes.set_yticks(range(len(part)), [shortened(row.name, 22) for row in part], size=text_size)
+        axes.set_ylim(size - 0.4, -0.6)
+        axes.set_xlim(0.0, 1.0)
+        axes.set_xticks([0.0, 0.5, 1.0], ["0 %", "50 %", "100 %"], size=text_size)
+        axes.set_xlabel("channels kept")
+        axes.spines[["left", "bottom"]].set_visible(False)
+        axes.tick_params(length=0)
+        height = 0.72 / len(chart.kinds)
+        for place, row in enumerate(part):
+            axes.barh(place, 1.0, height=0.72, color=palette()["track"])
+            for plan, (kind, kept) in enumerate(zip(chart.kinds, row.kept, strict=True)):
+                middle = place - 0.36 + height * (plan + 0.5)
+                axes.barh(middle, kept / row.before, height=height, **_look(kind))
+            if row.uniform is not None:
+                axes.vlines(row.uniform / row.before, place - 0.42, place + 0.42, palette()["uniform"], lw=3)
+            number = f" {row.before} → {', '.join(map(str, row.kept))}"
+            axes.text(1.0, place, number, va="center", size=text_size - 1)
+    if figure.legend:
+        from matplotlib.patches import Patch
+
+        handles = [Patch(label=name, **_look(kind)) for kind, name in figure.legend]
+        canvas.legend(handles=handles, frameon=False, loc="outside lower center", ncols=_LEGEND_COLUMNS)
+    return canvas
+
+
+def _look(kind: str) -> dict[str, Any]:
+    """Returns how a mark or bar is filled and outlined, as the style sheet does for its CSS class."""
+    words, colours = kind.split(), palette()
+    colour = next((colours[word] for word in words if word in colours), colours["found"])
+    alpha = 0.2 if "predicted" in words else 0.35 if "int8" in words else 1.0
+    fill = (colour, 0.0 if "raw" in words else alpha)
+    line = "--" if "predicted" in words else "-"
+    return {"facecolor": fill, "edgecolor": colour, "linewidth": 2.0, "linestyle": line}
