@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 Format = Callable[[float], str]
+_Span = tuple[float, float, float]  # of a line of text: left and right end, middle height
 
 
 @dataclass(frozen=True)
@@ -143,6 +144,11 @@ def percent(value: float) -> str:
     return f"{round(100 * value, 1):g} %"
 
 
+def percent_tick(value: float) -> str:
+    """Writes a round fraction as a percentage with all its decimals."""
+    return f"{round(100 * value, 6):g} %"
+
+
 def pareto_front(costs: Sequence[float], accuracies: Sequence[float]) -> list[int]:
     """Returns the indices of the points that no other point beats in both cost and accuracy.
 
@@ -174,3 +180,35 @@ def running_median(values: Sequence[float], window: int) -> list[float]:
         middle = len(recent) // 2
         medians.append(recent[middle] if len(recent) % 2 else (recent[middle - 1] + recent[middle]) / 2)
     return medians
+
+
+def note_sides(
+    places: Sequence[tuple[float, float]], lengths: Sequence[float], *, height: float, right_edge: float
+) -> list[tuple[int, int]]:
+    """Chooses on which side of its mark each note stands, clear of other notes and marks where that can be.
+
+    Args:
+        places: Where the marks are, in pixels; y grows downwards.
+        lengths: Of the notes, in pixels.
+        height: Of a line of text, in pixels.
+        right_edge: Where the drawing ends, in pixels.
+
+    Returns:
+        1 for right and below, -1 for left and above, as (x, y) of each note.
+    """
+    taken: list[_Span] = [(x - 6, x + 6, y) for x, y in places]
+    sides = []
+    for (x, y), length in zip(places, lengths, strict=True):
+        spans = {
+            (right, below): (start, start + length, y + below * height)
+            for right, below in ((1, 1), (1, -1), (-1, 1), (-1, -1))
+            if (start := x if right > 0 else x - length) + length <= right_edge
+        }
+        free = [side for side, span in spans.items() if not any(_meet(span, it, height) for it in taken)]
+        sides.append((free or list(spans))[0])
+        taken.append(spans[sides[-1]])
+    return sides
+
+
+def _meet(one: _Span, other: _Span, height: float) -> bool:
+    return abs(one[2] - other[2]) < height and one[0] < other[1] and other[0] < one[1]

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from amc_tf.chart_data import ChannelsChart, Chart, EpisodesChart, LatencyChart, TradeoffChart, percent
+from amc_tf.chart_data import (
+    ChannelsChart,
+    Chart,
+    EpisodesChart,
+    LatencyChart,
+    TradeoffChart,
+    note_sides,
+    percent_tick,
+)
 from amc_tf.chart_frame import Frame, padded, staircase
 
 _ROW_HEIGHT = 26
@@ -61,7 +69,7 @@ def tradeoff_chart(chart: TradeoffChart, *, width: int) -> str:
     height = 400 if width > 800 else 320
     accuracies = padded([point.accuracy for point in everything])
     frame = Frame(width, height, chart.title, padded(costs), accuracies)
-    frame.axes(chart.cost_name, "{:g}".format, percent)
+    frame.axes(chart.cost_name, "{:g}".format, percent_tick)
     if chart.limit is not None:
         x = frame.x(chart.limit)
         frame.path("limit", f"M{x:.1f} {frame.top}V{frame.bottom}")
@@ -71,17 +79,15 @@ def tradeoff_chart(chart: TradeoffChart, *, width: int) -> str:
         frame.circle(f"dot {point.kind}", point, 2.6)
     if chart.front:
         frame.path("front", staircase(frame, chart.front))
+    noted = [mark for mark in chart.marks if mark.note]
     for mark in chart.marks:
         frame.circle(f"mark {mark.kind}", mark, 5.5)
-        if mark.note:
-            end = frame.x(mark.cost) > frame.right - 10 - _DIGIT_WIDTH * len(mark.note)
-            side = -9 if end else 9
-            frame.text(
-                "note end" if end else "note",
-                frame.x(mark.cost) + side,
-                frame.y(mark.accuracy) + 15,
-                mark.note,
-            )
+    places = [(frame.x(mark.cost), frame.y(mark.accuracy)) for mark in noted]
+    lengths = [_DIGIT_WIDTH * len(mark.note) + 14 for mark in noted]
+    sides = note_sides(places, lengths, height=15, right_edge=width)
+    for mark, (x, y), (right, below) in zip(noted, places, sides, strict=True):
+        kind = "note" if right > 0 else "note end"
+        frame.text(kind, x + 9 * right, y + (15 if below > 0 else -7), mark.note)
     return frame.markup()
 
 
@@ -120,7 +126,7 @@ def channels_chart(chart: ChannelsChart, *, width: int) -> str:
     row_height = max(_ROW_HEIGHT, bar_height * num_plans + 12)
     height = 40 + row_height * len(rows)
     frame = Frame(width, height, chart.title, (0.0, 1.0), (0.0, 1.0), left=left, right=right, top=4)
-    frame.axes("channels kept", percent, None)
+    frame.axes("channels kept", percent_tick, None)
     for index, (row, name, number) in enumerate(zip(rows, names, numbers, strict=True)):
         top = 4 + row_height * index + (row_height - bar_height * num_plans) / 2
         bars = bar_height * num_plans

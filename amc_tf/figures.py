@@ -19,6 +19,7 @@ from amc_tf.chart_data import (
     TradeoffChart,
     front_of,
     percent,
+    percent_tick,
     running_median,
 )
 from amc_tf.latency_facts import is_predicted, unit_of
@@ -131,7 +132,7 @@ def _accuracy_figure(episodes: Sequence[Mapping[str, Any]]) -> Figure:
     chart = EpisodesChart(
         "Top-1 accuracy of each episode and its running median",
         "top-1",
-        percent,
+        percent_tick,
         tuple(episode["episode"] for episode in episodes),
         tuple(episode["top1"] for episode in episodes),
         tuple(lines),

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from amc_tf import page
-from amc_tf.chart_data import Point, percent
+from amc_tf.chart_data import Point, percent, percent_tick
 from amc_tf.chart_frame import Frame, padded, staircase
 from amc_tf.front import FrontNetwork, front_axis
 
@@ -40,7 +40,7 @@ def front_chart(networks: Sequence[FrontNetwork], *, width: int, time_unit: str 
         padded([point.cost for _, point in points]),
         padded([point.accuracy for _, point in points]),
     )
-    frame.axes(axis_name, "{:g}".format, percent)
+    frame.axes(axis_name, "{:g}".format, percent_tick)
     front = sorted((point for network, point in points if network.on_front), key=lambda point: point.cost)
     frame.path("front", staircase(frame, front))
     for network, point in points:

@@ -8,11 +8,19 @@ import io
 import math
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from amc_tf.chart_data import ChannelsChart, EpisodesChart, LatencyChart, Point, TradeoffChart, percent
+from amc_tf.chart_data import (
+    ChannelsChart,
+    EpisodesChart,
+    LatencyChart,
+    Point,
+    TradeoffChart,
+    note_sides,
+    percent_tick,
+)
 from amc_tf.charts import shortened
 from amc_tf.figures import Figure
 from amc_tf.run_folder import clear_errors, write_atomically
@@ -133,6 +141,7 @@ def _axes(figure: Figure, x_name: str, y_name: str = "") -> tuple[Canvas, Axes]:
     axes.set_xlabel(x_name)
     axes.set_ylabel(y_name)
     axes.grid(visible=True)
+    axes.locator_params(steps=[1, 2, 5, 10])
     return canvas, axes
 
 
@@ -151,7 +160,7 @@ def _episodes(figure: Figure, chart: EpisodesChart) -> Canvas:
 
 def _tradeoff(figure: Figure, chart: TradeoffChart) -> Canvas:
     canvas, axes = _axes(figure, chart.cost_name, "top-1")
-    axes.yaxis.set_major_formatter(lambda value, _: percent(value))
+    axes.yaxis.set_major_formatter(lambda value, _: percent_tick(value))
     names = dict(figure.legend)
     for kind in dict.fromkeys(point.kind for point in chart.points):
         points = [point for point in chart.points if point.kind == kind]
@@ -172,16 +181,31 @@ def _tradeoff(figure: Figure, chart: TradeoffChart) -> Canvas:
     for mark in chart.marks:
         name = names.pop(mark.kind, None)
         axes.scatter(mark.cost, mark.accuracy, s=170, zorder=3, label=name, **_look(mark.kind))
-        _write_note(axes, mark)
+    noted = [mark for mark in chart.marks if mark.note]
+    if noted:
+        _write_notes(axes, noted)
     if axes.get_legend_handles_labels()[0]:
         canvas.legend(frameon=False, loc="outside lower center", ncols=_LEGEND_COLUMNS)
     return canvas
 
 
-def _write_note(axes: Axes, mark: Point) -> None:
-    if mark.note:
-        place = (mark.cost, mark.accuracy)
-        axes.annotate(mark.note, place, (10, -16), textcoords="offset points", fontsize=14)
+def _write_notes(axes: Axes, marks: Sequence[Point]) -> None:
+    """Writes the notes of marks clear of one another, as far as the size of the axes is known."""
+    width, height = 0.85 * _WIDTH * 72, 0.7 * _HEIGHT * 72  # points
+    place = axes.transLimits.transform([(mark.cost, mark.accuracy) for mark in marks])
+    places = [(float(x) * width, (1.0 - float(y)) * height) for x, y in place]
+    lengths = [9.0 * len(mark.note) + 20 for mark in marks]
+    sides = note_sides(places, lengths, height=18, right_edge=width)
+    for mark, (right, below) in zip(marks, sides, strict=True):
+        axes.annotate(
+            mark.note,
+            (mark.cost, mark.accuracy),
+            (10 * right, -10 * below),
+            textcoords="offset points",
+            ha="left" if right > 0 else "right",
+            va="top" if below > 0 else "bottom",
+            fontsize=14,
+        )
 
 
 def _latency(figure: Figure, chart: LatencyChart) -> Canvas:
