@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
 import jinja2
 import markupsafe
@@ -55,3 +57,15 @@ def quantity(value: float) -> str:
         if value >= size:
             return f"{value / size:.{2 if value < 10 * size else 1 if value < 100 * size else 0}f} {unit}"
     return f"{value:g} "
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Writes nested JSON values as text by dotted names."""
+    lines: dict[str, str] = {}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            lines |= flatten(value, f"{prefix}{name}.")
+        else:
+            shown = f"{value:.4g}" if isinstance(value, float) else value
+            lines[f"{prefix}{name}"] = ", ".join(map(str, shown)) if isinstance(shown, list) else str(shown)
+    return lines

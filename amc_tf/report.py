@@ -110,14 +110,18 @@ def render(record: RunRecord) -> str:
             has_predictions=any(map(is_predicted, latencies)),
             dropped=_dropped(record),
             phone=meter.get("phone"),
-            meter=_flat(meter),
+            meter=_listed(meter),
             command=_command(summary),
-            settings=_flat(summary.get("settings") or {}),
-            versions=_flat(summary.get("versions") or {}),
-            seconds=_flat(summary.get("seconds") or {}),
-            verification=_flat(summary.get("verification") or {}),
+            settings=_listed(summary.get("settings") or {}),
+            versions=_listed(summary.get("versions") or {}),
+            seconds=_listed(summary.get("seconds") or {}),
+            verification=_listed(summary.get("verification") or {}),
         )
     )
+
+
+def _listed(values: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return list(page.flatten(values).items())
 
 
 def _named(figures: Mapping[str, Figure], *names: str) -> list[Figure]:
@@ -210,7 +214,7 @@ def _rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
         ]
         plain = [{"value": value, "notes": [change] if reference else []} for value, change in cells]
         if latency_of(summary, "baseline"):
-            plain.append(_latency_cell(result, base if reference else {}))
+            plain.append(latency_cell(result, base if reference else {}))
         rows.append({"name": name, "kind": kind, "cells": plain, "is_final": result is _final(summary)})
     return rows
 
@@ -248,7 +252,13 @@ def _limit(budget: Mapping[str, Any]) -> str:
     return page.quantity(limit) + ("B" if kind == "bytes" else f" {budget['unit']}")
 
 
-def _latency_cell(result: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
+def latency_cell(result: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the cell of a table that tells how long a network takes.
+
+    Args:
+        result: Of a summary.
+        base: What it is compared with, empty for nothing.
+    """
     latency, old = result.get("latency_ms"), base.get("latency_ms")
     if not latency:
         return {"value": "—", "notes": ["could not be timed"] if result.get("not_timed") else []}
@@ -305,16 +315,3 @@ def _command(summary: Mapping[str, Any]) -> str:
 
 def _points(value: float, base: float) -> str:
     return page.signed(100 * (value - base))
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    lines = []
-    for name, value in values.items():
-        if isinstance(value, dict):
-            lines += _flat(value, f"{prefix}{name}.")
-        else:
-            shown = f"{value:.4g}" if isinstance(value, float) else value
-            lines.append(
-                (f"{prefix}{name}", ", ".join(map(str, shown)) if isinstance(shown, list) else str(shown))
-            )
-    return lines

@@ -121,7 +121,7 @@ def with_measured(summary: Mapping[str, Any], table: LatencyTable) -> tuple[dict
             base = known.get((summary.get(reference or key) or {}).get("structure"))
             updated[key] = {**result, "latency_ms": _measured(sample, base, latency, table.name)}
             names.append(name)
-        elif latency is not None and _device(summary, latency) != _one_device(table.name):
+        elif latency is not None and device_of(summary, latency) != _one_device(table.name):
             others.append(name)
     if names and others:
         raise MeasurementError(
@@ -146,7 +146,7 @@ def _measured(
     }
 
 
-def _device(summary: Mapping[str, Any], latency: Mapping[str, Any]) -> str:
+def device_of(summary: Mapping[str, Any], latency: Mapping[str, Any]) -> str:
     """Returns the name of what a latency was timed on or predicted for."""
     known = (latency.get("conditions") or {}).get("table") or (summary.get("meter") or {}).get("name")
     return _one_device(str(known).removeprefix("table:"))

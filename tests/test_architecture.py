@@ -124,6 +124,8 @@ LAYERS = (
     "amc_tf.slides",
     "amc_tf.report",
     "amc_tf.android",
+    "amc_tf.comparison",
+    "amc_tf.comparison_page",
     "amc_tf.results",
     "amc_tf.progress",
     "amc_tf.summary_parts",
