@@ -90,6 +90,22 @@ def check_output(path: str | os.PathLike[str], *, overwrite: bool, suffixes: tup
     return path
 
 
+def check_output_folder(path: str | os.PathLike[str], *, overwrite: bool) -> Path:
+    """Checks, before any work is done, that results can be written to a folder, which need not exist.
+
+    Raises:
+        RunFolderError: It is a file, or holds something and may not be overwritten.
+    """
+    path = Path(path)
+    if path.exists() and not path.is_dir():
+        raise RunFolderError(f"{path} is a file: name a folder.")
+    if not overwrite and path.is_dir() and any(path.iterdir()):
+        raise RunFolderError(
+            f"{path} is not empty: give --overwrite to replace files in it, or name another."
+        )
+    return path
+
+
 def make_progress(*, quiet: bool) -> Progress:
     """Returns bars on a terminal, a few lines elsewhere, nothing where quiet was asked for."""
     if quiet:
