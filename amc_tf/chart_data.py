@@ -63,6 +63,21 @@ class Channels:
 
 
 @dataclass(frozen=True)
+class OperatorPair:
+    """One row of the operators chart.
+
+    Attributes:
+        name: Place and kind of the operator.
+        before_ms: Its time in the original, in milliseconds.
+        after_ms: Its time in the pruned network.
+    """
+
+    name: str
+    before_ms: float
+    after_ms: float
+
+
+@dataclass(frozen=True)
 class EpisodesChart:
     """One number of every episode as points, and a summary of it as lines.
 
@@ -136,7 +151,20 @@ class ChannelsChart:
     kinds: tuple[str, ...] = ("found",)
 
 
-Chart = EpisodesChart | TradeoffChart | LatencyChart | ChannelsChart
+@dataclass(frozen=True)
+class OperatorsChart:
+    """The time of each operator before and after pruning, as two bars.
+
+    Attributes:
+        title: Read out by screen readers.
+        rows: In the order in which the operators run; one or more.
+    """
+
+    title: str
+    rows: tuple[OperatorPair, ...]
+
+
+Chart = EpisodesChart | TradeoffChart | LatencyChart | ChannelsChart | OperatorsChart
 
 
 def percent(value: float) -> str:

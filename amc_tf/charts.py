@@ -7,6 +7,7 @@ from amc_tf.chart_data import (
     Chart,
     EpisodesChart,
     LatencyChart,
+    OperatorsChart,
     TradeoffChart,
     note_sides,
     percent_tick,
@@ -37,6 +38,8 @@ def draw(chart: Chart, *, width: int) -> str:
             return latency_chart(chart, width=width)
         case ChannelsChart():
             return channels_chart(chart, width=width)
+        case OperatorsChart():
+            return operators_chart(chart, width=width)
 
 
 def episodes_chart(chart: EpisodesChart, *, width: int) -> str:
@@ -138,6 +141,25 @@ def channels_chart(chart: ChannelsChart, *, width: int) -> str:
         if row.uniform is not None:
             frame.path("tick", f"M{frame.x(row.uniform / row.before):.1f} {top - 2}v{bars + 4}")
         frame.text("value", right + 10, top + bars / 2 + 4, number)
+    return frame.markup()
+
+
+def operators_chart(chart: OperatorsChart, *, width: int) -> str:
+    """Draws the times of each operator before and after, one bar below the other."""
+    names = [shortened(row.name, int(0.38 * width / _DIGIT_WIDTH)) for row in chart.rows]
+    numbers = [f"{row.before_ms:.3f} → {row.after_ms:.3f}" for row in chart.rows]
+    left = 16 + _DIGIT_WIDTH * max(len(name) for name in names)
+    right = width - 14 - _DIGIT_WIDTH * max(len(number) for number in numbers)
+    height = 40 + _ROW_HEIGHT * len(names)
+    longest = max(max(row.before_ms, row.after_ms) for row in chart.rows)
+    frame = Frame(width, height, chart.title, (0.0, longest), (0.0, 1.0), left=left, right=right, top=4)
+    frame.axes("ms", "{:g}".format, None)
+    for index, (row, name, number) in enumerate(zip(chart.rows, names, numbers, strict=True)):
+        top = 4 + _ROW_HEIGHT * index + 5
+        frame.text("name end", left - 10, top + 12, name, full=row.name)
+        frame.rectangle("bar baseline", left, top, frame.x(row.before_ms) - left, 8, radius=2)
+        frame.rectangle("bar found", left, top + 8, frame.x(row.after_ms) - left, 8, radius=2)
+        frame.text("value", right + 10, top + 12, number)
     return frame.markup()
 
 

@@ -17,6 +17,7 @@ from amc_tf.device.stored_meters import CachedMeter, RecordingMeter
 from amc_tf.device.table import LatencyTable
 from amc_tf.errors import MeasurementError, RunStoppedError
 from amc_tf.graph import count_cost
+from amc_tf.operator_rows import profile_operators
 from amc_tf.plan import PruningPlan
 from amc_tf.progress import Clock, Progress
 from amc_tf.quantize import check_quantizable, most_accurate
@@ -125,7 +126,7 @@ def compress(  # noqa: PLR0913, the façade: each argument is a choice of the us
             table=_starting_table(folder, table, stages),
             progress=progress or Progress(),
         )
-        job = _Compression(task, RecordingMeter(meter, store) if meter else None, folder)
+        job = _Compression(task, RecordingMeter(meter, store) if meter else None, folder, profiler=meter)
         return job.run(budget, num_stages=stages, finetune_uniform=finetune_uniform, labels=labels)
 
 
@@ -158,10 +159,18 @@ def _starting_table(
 class _Compression:
     """The steps of one compression in their order; `run` reads like the list of them."""
 
-    def __init__(self, task: CompressionTask, meter: LatencyMeter | None, folder: RunFolder | None) -> None:
-        """Takes what is to be done, what times the results, and the folder for the files."""
+    def __init__(
+        self,
+        task: CompressionTask,
+        meter: LatencyMeter | None,
+        folder: RunFolder | None,
+        *,
+        profiler: LatencyMeter | None,
+    ) -> None:
+        """Takes what is to be done, what times the results, the folder, and what may profile operators."""
         self._task = task
         self._meter = meter
+        self._profiler = profiler
         self._folder = folder
         self._clock = Clock(task.progress)
         self._measurer = ResultMeasurer(task.split.test, input_range=task.input_range, meter=meter)
@@ -198,12 +207,14 @@ class _Compression:
             _write_networks(self._folder, found.model, found.plan, tflite)
         clock.begin("measure")
         results = self._measure_or_stop(models, int8)
+        operators = profile_operators(self._profiler, self._original.tflite, tflite["float32"])
         clock.begin("report")
         summary = {
             **labels,
             **{name: result.to_json() for name, result in results.items()},
             "plan_found_by": found.found_by,
             "stages": [record.to_json() for record in found.records],
+            "operators": operators,
             "channels": summary_parts.channels(graph, found.plan.widths(graph), uniform.widths),
             "verification": verification,
             "int8_written": written,

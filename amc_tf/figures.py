@@ -15,6 +15,8 @@ from amc_tf.chart_data import (
     Chart,
     EpisodesChart,
     LatencyChart,
+    OperatorPair,
+    OperatorsChart,
     Point,
     TradeoffChart,
     front_of,
@@ -28,6 +30,7 @@ from amc_tf.run_record import NETWORKS, RunRecord, is_number, latency_of
 # Widths of the drawings in px; the page shows the one that fits, so that text keeps its size on a phone.
 _HALF_WIDTH, _FULL_WIDTH, _PHONE_WIDTH = 544, 1104, 340
 _MEDIAN_WINDOW = 15
+_MOST_OPERATORS = 40
 
 # Fine-tuning changes no shape: where the tuned network was measured, its bar stands for both.
 _TUNED = {"uniform": "uniform_finetuned", "pruned": "finetuned"}
@@ -80,7 +83,7 @@ def make_figures(record: RunRecord) -> dict[str, Figure]:
 
     Returns:
         By name, in the order of interest: "channels", "tradeoff" (from two episodes on), "latency" (if
-        measured), "reward" and "accuracy" (from two episodes on).
+        measured), "operators" (if profiled), "reward" and "accuracy" (from two episodes on).
     """
     episodes = [episode for episode in record.episodes if is_number(episode.get("reward"))]
     has_search = len(episodes) > 1
@@ -88,6 +91,7 @@ def make_figures(record: RunRecord) -> dict[str, Figure]:
         _channels_figure(channel_rows(record)),
         _tradeoff_figure(record.summary, episodes) if has_search else None,
         _latency_figure(record.summary),
+        _operators_figure(record.summary),
         _reward_figure(episodes) if has_search else None,
         _accuracy_figure(episodes) if has_search else None,
     ]
@@ -103,6 +107,25 @@ def _latency_figure(summary: Mapping[str, Any]) -> Figure | None:
         note += " Dashed bars are predicted by a latency table, not timed."
     chart = LatencyChart("Latency of each network", unit_of(summary.get("meter")), bars)
     return Figure("latency", "Latency before and after", note, chart)
+
+
+def _operators_figure(summary: Mapping[str, Any]) -> Figure | None:
+    rows = [
+        OperatorPair(str(row["name"]), row["before_ms"], row["after_ms"])
+        for row in (summary.get("operators") or {}).get("rows") or ()
+    ]
+    if not rows:
+        return None
+    note = (
+        "Each operator of the float32 networks in the order in which they run, from a profile on the device."
+    )
+    if len(rows) > _MOST_OPERATORS:
+        dearest = sorted(rows, key=lambda row: -row.before_ms)[:_MOST_OPERATORS]
+        note += f" Shown are the {_MOST_OPERATORS} of {len(rows)} that take longest in the original."
+        rows = [row for row in rows if row in dearest]
+    chart = OperatorsChart("Time of each operator before and after", tuple(rows))
+    legend = (("baseline", "Original"), ("found", "Found plan"))
+    return Figure("operators", "Operators before and after", note, chart, is_full=True, legend=legend)
 
 
 def _reward_figure(episodes: Sequence[Mapping[str, Any]]) -> Figure:

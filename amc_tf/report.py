@@ -104,6 +104,8 @@ def render(record: RunRecord) -> str:
             found=_named(figures, "channels", "tradeoff"),
             timed=_named(figures, "latency"),
             timings=timing_table(summary),
+            operators=_named(figures, "operators"),
+            unprofiled=(summary.get("operators") or {}).get("error"),
             stage_columns=_STAGE_COLUMNS,
             stages=_stage_rows(summary),
             searched=_named(figures, "reward", "accuracy"),

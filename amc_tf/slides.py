@@ -8,14 +8,17 @@ import io
 import math
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from amc_tf.chart_data import (
+    Channels,
     ChannelsChart,
     EpisodesChart,
     LatencyChart,
+    OperatorPair,
+    OperatorsChart,
     Point,
     TradeoffChart,
     note_sides,
@@ -33,6 +36,7 @@ _WIDTH, _HEIGHT = 12.8, 7.2  # inches
 _DOTS_PER_INCH = 150  # 1920 x 1080 pixels
 _ROWS_OF_PANEL, _MOST_PANELS = 18, 3
 _LEGEND_COLUMNS = 4
+_Row = TypeVar("_Row", Channels, OperatorPair)
 _STYLE: dict[str, Any] = {
     "font.size": 17,
     "font.family": "sans-serif",
@@ -124,6 +128,8 @@ def _draw(figure: Figure) -> Canvas:
             return _latency(figure, chart)
         case ChannelsChart() as chart:
             return _channels(figure, chart)
+        case OperatorsChart() as chart:
+            return _operators(figure, chart)
 
 
 def _canvas(height: float = _HEIGHT) -> Canvas:
@@ -225,31 +231,73 @@ def _latency(figure: Figure, chart: LatencyChart) -> Canvas:
 
 
 def _channels(figure: Figure, chart: ChannelsChart) -> Canvas:
-    rows, num_panels = chart.rows, min(_MOST_PANELS, math.ceil(len(chart.rows) / _ROWS_OF_PANEL))
-    size = math.ceil(len(rows) / num_panels)
-    canvas = _canvas(max(_HEIGHT, 1.9 + size * max(0.3, 0.16 * len(chart.kinds))))
-    canvas.suptitle(figure.title, x=0.016, ha="left", weight="bold", size=24)
-    all_axes = canvas.subplots(1, num_panels, squeeze=False)[0]
-    text_size = 17 - 3 * (num_panels - 1)
-    for panel, axes in enumerate(all_axes):
-        part = rows[panel * size : (panel + 1) * size]
-        axes.set_yticks(range(len(part)), [shortened(row.name, 22) for row in part], size=text_size)
-        axes.set_ylim(size - 0.4, -0.6)
-        axes.set_xlim(0.0, 1.0)
-        axes.set_xticks([0.0, 0.5, 1.0], ["0 %", "50 %", "100 %"], size=text_size)
+    height = 0.72 / len(chart.kinds)
+
+    def draw_row(axes: Axes, place: int, row: Channels) -> None:
+        axes.barh(place, 1.0, height=0.72, color=palette()["track"])
+        for plan, (kind, kept) in enumerate(zip(chart.kinds, row.kept, strict=True)):
+            middle = place - 0.36 + height * (plan + 0.5)
+            axes.barh(middle, kept / row.before, height=height, **_look(kind))
+        if row.uniform is not None:
+            share = row.uniform / row.before
+            axes.vlines(share, place - 0.42, place + 0.42, palette()["uniform"], lw=3)
+
+    numbers = [f"{row.before} → {', '.join(map(str, row.kept))}" for row in chart.rows]
+    canvas = _panels(figure, chart.rows, numbers, draw_row, bars=len(chart.kinds), longest=1.0)
+    for axes in canvas.axes:
         axes.set_xlabel("channels kept")
+        axes.set_xticks([0.0, 0.5, 1.0], ["0 %", "50 %", "100 %"])
+    return canvas
+
+
+def _operators(figure: Figure, chart: OperatorsChart) -> Canvas:
+    def draw_row(axes: Axes, place: int, row: OperatorPair) -> None:
+        axes.barh(place - 0.18, row.before_ms, height=0.36, **_look("baseline"))
+        axes.barh(place + 0.18, row.after_ms, height=0.36, **_look("found"))
+
+    numbers = [f"{row.before_ms:.3f} → {row.after_ms:.3f}" for row in chart.rows]
+    longest = max(max(row.before_ms, row.after_ms) for row in chart.rows)
+    canvas = _panels(figure, chart.rows, numbers, draw_row, bars=2, longest=longest)
+    for axes in canvas.axes:
+        axes.set_xlabel("ms")
+        axes.locator_params(axis="x", nbins=4)
+    return canvas
+
+
+def _panels(
+    figure: Figure,
+    rows: Sequence[_Row],
+    numbers: Sequence[str],
+    draw_row: Callable[[Axes, int, _Row], None],
+    *,
+    bars: int,
+    longest: float,
+) -> Canvas:
+    """Draws named rows from the top down, in several columns where they are many.
+
+    Args:
+        figure: For its title and legend.
+        rows: Each with a name.
+        numbers: Written behind each.
+        draw_row: Draws the bars of a row at a height of the axes.
+        bars: In a row, one below the other.
+        longest: Where the horizontal axis ends.
+    """
+    num_panels = min(_MOST_PANELS, math.ceil(len(rows) / _ROWS_OF_PANEL))
+    size = math.ceil(len(rows) / num_panels)
+    canvas = _canvas(max(_HEIGHT, 1.9 + size * max(0.3, 0.16 * bars)))
+    canvas.suptitle(figure.title, x=0.016, ha="left", weight="bold", size=24)
+    text_size = 17 - 3 * (num_panels - 1)
+    for panel, axes in enumerate(canvas.subplots(1, num_panels, squeeze=False)[0]):
+        part = range(panel * size, min(len(rows), (panel + 1) * size))
+        axes.set_yticks(range(len(part)), [shortened(rows[index].name, 24) for index in part])
+        axes.set_ylim(size - 0.4, -0.6)
+        axes.set_xlim(0.0, longest)
         axes.spines[["left", "bottom"]].set_visible(False)
-        axes.tick_params(length=0)
-        height = 0.72 / len(chart.kinds)
-        for place, row in enumerate(part):
-            axes.barh(place, 1.0, height=0.72, color=palette()["track"])
-            for plan, (kind, kept) in enumerate(zip(chart.kinds, row.kept, strict=True)):
-                middle = place - 0.36 + height * (plan + 0.5)
-                axes.barh(middle, kept / row.before, height=height, **_look(kind))
-            if row.uniform is not None:
-                axes.vlines(row.uniform / row.before, place - 0.42, place + 0.42, palette()["uniform"], lw=3)
-            number = f" {row.before} → {', '.join(map(str, row.kept))}"
-            axes.text(1.0, place, number, va="center", size=text_size - 1)
+        axes.tick_params(length=0, labelsize=text_size)
+        for place, index in enumerate(part):
+            draw_row(axes, place, rows[index])
+            axes.text(longest, place, f" {numbers[index]}", va="center", size=text_size - 1)
     if figure.legend:
         from matplotlib.patches import Patch
 

@@ -127,6 +127,7 @@ LAYERS = (
     "amc_tf.comparison",
     "amc_tf.comparison_page",
     "amc_tf.results",
+    "amc_tf.operator_rows",
     "amc_tf.progress",
     "amc_tf.summary_parts",
     "amc_tf.task",

@@ -171,7 +171,7 @@ def test_networks_that_differ_in_weights_only_have_one_structure(summary):
 def test_summary_tells_how_it_came_about(summary):
     assert set(summary) == {
         *NETWORKS, "model", "data", "command", "plan_found_by", "stages", "channels", "verification",
-        "int8_written", "budget",
+        "int8_written", "budget", "operators",
         "meter", "input_range", "image_dtype", "class_names", "settings", "versions", "seconds",
     }  # fmt: skip
     assert (summary["model"], summary["data"]) == ("tiny", "patterns")

@@ -513,3 +513,35 @@ def test_times_of_a_batch_are_called_so(tmp_path):
     page = report(tmp_path, {**make_summary(), "meter": meter})
     assert "3.42 → 1.67 ms per batch of 8, " in page.text
     assert "ms per image" not in page.text
+
+
+def with_operators(count):
+    rows = [
+        {"name": f"{i} conv 3×3", "before_ms": 0.1 + 0.01 * i, "after_ms": 0.05} for i in range(1, count + 1)
+    ]
+    return {**make_summary(), "operators": {"rows": rows}}
+
+
+def test_operators_are_shown_before_and_after_where_they_were_profiled(tmp_path):
+    page = report(tmp_path, with_operators(3))
+    assert "1 conv 3×3 0.110 → 0.050" in page.text
+    assert page.text.index("Operators before and after") < page.text.index("Reward over episodes")
+    assert (
+        "Operators before and after"
+        not in report(tmp_path / "none", {**make_summary(), "operators": None}).text
+    )
+
+
+def test_of_many_operators_the_dearest_are_shown(tmp_path):
+    page = report(tmp_path, with_operators(90))
+    assert "Shown are the 40 of 90 that take longest" in page.text
+    assert "51 conv 3×3" in page.text
+    assert "50 conv 3×3" not in page.text
+
+
+def test_why_there_is_no_profile_is_told(tmp_path):
+    summary = {**make_summary(), "operators": {"error": f"The tool cannot. {HOSTILE}"}}
+    assert (
+        f"There are no times of single operators: The tool cannot. {HOSTILE}"
+        in report(tmp_path, summary).text
+    )

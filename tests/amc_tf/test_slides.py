@@ -10,7 +10,7 @@ from amc_tf.errors import RunFolderError
 from amc_tf.figures import make_figures
 from amc_tf.run_record import read_run
 from amc_tf.slides import draw_slide, palette, write_slides
-from tests.amc_tf.test_report import make_summary, write_run
+from tests.amc_tf.test_report import make_summary, with_operators, write_run
 from tests.test_architecture import run_python
 
 
@@ -41,6 +41,11 @@ def test_many_layers_stand_in_panels_and_make_the_slide_no_higher(figures):
     many = dataclasses.replace(chart, rows=chart.rows[:12] * 4)
     slide = draw_slide(dataclasses.replace(figures["channels"], chart=many), "png")
     assert size_of(slide) == (1920, 1080)
+
+
+def test_operators_are_drawn_too(tmp_path):
+    figures = make_figures(read_run(write_run(tmp_path, with_operators(30))))
+    assert size_of(draw_slide(figures["operators"], "png")) == (1920, 1080)
 
 
 def test_a_dollar_in_the_name_of_a_layer_is_no_formula(tmp_path):

@@ -120,6 +120,10 @@ def test_every_network_is_timed_by_litert_over_adb_and_the_plan_is_within_budget
         assert conditions["binary_sha256"] == hashlib.sha256(binary.read_bytes()).hexdigest()
         assert conditions["before"]["battery_c"] == conditions["after"]["battery_c"] == 28.5
     assert min(row["paired_ratio"] for row in rows[1:]) <= 0.5
+    operators = summary["operators"]["rows"]
+    assert operators[0]["name"].startswith("1 conv 3×3")
+    assert sum(row["after_ms"] for row in operators) < sum(row["before_ms"] for row in operators)
+    assert "Operators before and after" in (run / "report.html").read_text()
     assert files_on(clean_adbd) == ["benchmark_model"]
 
 
