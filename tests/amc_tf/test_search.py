@@ -298,6 +298,18 @@ def test_scalars_go_to_tensorboard(graph, tmp_path):
     assert b"latency_ms" not in events
 
 
+def test_tensorboard_shows_each_episode_while_the_search_runs(graph, tmp_path):
+    seen = []
+    with RunFolder(tmp_path) as folder:
+
+        def look(record):
+            seen.append(b"".join(path.read_bytes() for path in folder.events.iterdir()).count(b"best_reward"))
+
+        settings = dataclasses.replace(SETTINGS, episodes=3, warmup_episodes=1)
+        Setup(graph, settings=settings).search.run(folder, look)
+    assert seen == [1, 2, 3]
+
+
 def test_tensorboard_events_that_cannot_be_written_become_a_sentence(graph, tmp_path):
     with RunFolder(tmp_path) as folder:
         folder.events.write_text("a file where the folder should be")
