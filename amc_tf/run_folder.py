@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -26,6 +27,9 @@ RUN_FILES = (
     "report.html",
 )
 STAGE_RECORD = "stage.json"
+_STATES = ("search.npz", "search.previous.npz")  # the last checkpoint, and the one before it
+
+_LOGGER = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
@@ -145,7 +149,7 @@ class RunFolder:
     @property
     def has_checkpoint(self) -> bool:
         """Whether there is a search to go on with."""
-        return self._state_file.exists()
+        return any(file.exists() for file in self._state_files)
 
     @property
     def events(self) -> Path:
@@ -187,36 +191,49 @@ class RunFolder:
         return records
 
     def save_state(self, arrays: Mapping[str, Any]) -> None:
-        """Writes the state of the search whole.
+        """Writes the state of the search whole, and keeps the one before it.
 
         Args:
             arrays: NumPy arrays by name.
         """
-        write_atomically(self._state_file, lambda file: np.savez(file, **arrays))
+        last, previous = self._state_files
+        with clear_errors(previous), contextlib.suppress(FileNotFoundError):
+            os.replace(last, previous)
+        write_atomically(last, lambda file: np.savez(file, **arrays))
 
     def load_state(self) -> dict[str, NDArray[Any]] | None:
-        """Returns the state of the search, None if none was saved.
+        """Returns the state of the search, None if none was saved; where the last is damaged, the one before.
 
         Raises:
-            RunFolderError: if the file is damaged.
+            RunFolderError: if no file of it can be read.
         """
-        if not self.has_checkpoint:
-            return None
-        try:
-            with np.load(self._state_file, allow_pickle=False) as file:
-                return {name: file[name] for name in file.files}
-        except Exception as error:
+        damaged: list[tuple[Path, Exception]] = []
+        for path in self._state_files:
+            try:
+                with np.load(path, allow_pickle=False) as file:
+                    state = {name: file[name] for name in file.files}
+            except FileNotFoundError:
+                continue
+            except Exception as error:  # whatever the readers of ZIP archives and arrays make of damage
+                damaged.append((path, error))
+                continue
+            if damaged:
+                _LOGGER.warning("%s is damaged (%s): the checkpoint before it is used.", *damaged[0])
+            return state
+        if damaged:
+            path, cause = damaged[0]
             raise RunFolderError(
-                f"The checkpoint {self._state_file} is damaged ({error}): start again with --overwrite."
-            ) from error
+                f"The checkpoint {path} is damaged ({cause}): start again with --overwrite."
+            ) from cause
+        return None
 
     @property
     def _lock_file(self) -> Path:
         return self.checkpoint_folder / "lock"
 
     @property
-    def _state_file(self) -> Path:
-        return self.checkpoint_folder / "search.npz"
+    def _state_files(self) -> tuple[Path, ...]:
+        return tuple(self.checkpoint_folder / name for name in _STATES)
 
     def _prepare(self) -> None:
         self._remove_unfinished()
@@ -231,7 +248,7 @@ class RunFolder:
 
     def _found(self) -> list[str]:
         """Returns the files of an earlier run, those of its stages too, as paths below the folder."""
-        names = (*RUN_FILES, STAGE_RECORD, "checkpoint/search.npz")
+        names = (*RUN_FILES, STAGE_RECORD, *(f"checkpoint/{name}" for name in _STATES))
         places = (self, *self._stages())
         found = [folder.path / name for folder in places for name in names if (folder.path / name).exists()]
         return [path.relative_to(self.path).as_posix() for path in found]
@@ -264,7 +281,7 @@ class RunFolder:
 
     def _remove_unfinished(self) -> None:
         """Removes the temporary files of a process that was killed while it wrote."""
-        places = [self.path / name for name in (*RUN_FILES, STAGE_RECORD)] + [self._state_file]
+        places = [*(self.path / name for name in (*RUN_FILES, STAGE_RECORD)), *self._state_files]
         with clear_errors(self.path):
             for place in places:
                 for pattern in (f".{place.name}.*", f".saving-{place.name}"):

@@ -153,7 +153,7 @@ def test_the_lock_is_given_back_after_an_error(tmp_path):
         pass
 
 
-@pytest.mark.parametrize("name", [*RUN_FILES, "checkpoint/search.npz"])
+@pytest.mark.parametrize("name", [*RUN_FILES, "checkpoint/search.npz", "checkpoint/search.previous.npz"])
 def test_an_earlier_run_is_refused_naming_both_flags(tmp_path, name):
     (tmp_path / "checkpoint").mkdir()
     (tmp_path / name).write_bytes(b"old")
@@ -212,6 +212,45 @@ def test_a_damaged_checkpoint_becomes_a_sentence(tmp_path, damage):
         path.write_bytes(path.read_bytes()[:-30] if damage is None else damage)
         with pytest.raises(RunFolderError, match=r"search\.npz is damaged .*: start again with --overwrite"):
             folder.load_state()
+
+
+OLDER = {**STATE, "added": np.zeros(1)}
+
+
+@pytest.mark.parametrize("where", [0.1, 0.5, 0.9])
+def test_the_checkpoint_before_a_damaged_one_is_used(tmp_path, caplog, where):
+    with RunFolder(tmp_path) as folder:
+        folder.save_state(OLDER)
+        folder.save_state({"numbers": np.arange(5000)})
+        path = folder.checkpoint_folder / "search.npz"
+        content = bytearray(path.read_bytes())
+        content[int(where * len(content))] ^= 0x10
+        path.write_bytes(content)
+        state = folder.load_state()
+    assert state is not None
+    assert state.keys() == OLDER.keys()
+    assert "search.npz is damaged" in caplog.text
+    assert "the checkpoint before it is used" in caplog.text
+
+
+def test_a_process_killed_between_two_checkpoints_goes_on_from_the_first(tmp_path):
+    with RunFolder(tmp_path) as folder:
+        folder.save_state(OLDER)
+        folder.save_state(STATE)
+        (folder.checkpoint_folder / "search.npz").unlink()
+        assert folder.has_checkpoint
+        assert folder.load_state().keys() == OLDER.keys()
+
+
+def test_a_full_disk_leaves_the_checkpoint_before(tmp_path):
+    with RunFolder(tmp_path) as folder:
+        folder.save_state(STATE)
+        with (
+            file_size_limit(1000),
+            pytest.raises(RunFolderError, match=r"search\.npz cannot be written: File too large"),
+        ):
+            folder.save_state({"numbers": np.arange(5000)})
+        assert folder.load_state().keys() == STATE.keys()
 
 
 def test_a_checkpoint_that_would_run_code_is_refused(tmp_path):
