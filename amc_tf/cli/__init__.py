@@ -1,7 +1,7 @@
 """The command line: `amc-tf VERB ...`, one module per verb.
 
 Results go to stdout, everything else to stderr. Exit codes: 0 done, 1 failed (one sentence on stderr), 2
-wrong usage, 130 interrupted.
+wrong usage, 130 interrupted (Ctrl-C), 143 terminated (SIGTERM).
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from amc_tf.cli import (
     sweep,
     table,
 )
+from amc_tf.cli.termination import Terminated, sigterm_raises
 from amc_tf.errors import AmcError, RunStoppedError
 
 _VERBS = {
@@ -71,11 +72,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     args.argv = ["amc-tf", *words]
     try:
         console.prepare(debug=args.debug, needs_keras=args.needs_keras)
-        code: int = args.run(args)
+        with sigterm_raises():
+            code: int = args.run(args)
         sys.stdout.flush()
         return code
+    except Terminated:
+        console.fail(_interrupted(args, "Terminated"))
+        return 143
     except KeyboardInterrupt:
-        console.fail(_interrupted(args))
+        console.fail(_interrupted(args, "Interrupted"))
         return 130
     except BrokenPipeError:
         # Whoever read stdout has gone; what is left in its buffer must not raise again at exit.
@@ -132,10 +137,10 @@ def _join_negative_range(words: Sequence[str]) -> list[str]:
     return joined
 
 
-def _interrupted(args: argparse.Namespace) -> str:
+def _interrupted(args: argparse.Namespace, what: str) -> str:
     if not hasattr(args, "resume"):
-        return "Interrupted."
-    return f"Interrupted; all up to the last checkpoint is saved. {_resume_hint(args)}"
+        return f"{what}."
+    return f"{what}; all up to the last checkpoint is saved. {_resume_hint(args)}"
 
 
 def _resume_hint(args: argparse.Namespace) -> str:

@@ -2,8 +2,10 @@
 
 import errno
 import os
+import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import keras
@@ -208,6 +210,38 @@ def test_interrupting_a_command_without_a_checkpoint(amc, monkeypatch):
     monkeypatch.setattr(inspect, "run", stop)
     outcome = amc("inspect", "tiny.keras")
     assert (outcome.code, outcome.out, outcome.err) == (130, "", "amc-tf: Interrupted.\n")
+
+
+def test_sigterm_ends_a_command_as_ctrl_c_does(amc, monkeypatch):
+    cleaned = []
+
+    def stop(_):
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            signal.pause()
+        finally:
+            cleaned.append(True)
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(compress, "run", stop)
+    outcome = amc("demo", "--out=runs/x")
+    assert outcome.code == 143
+    assert outcome.err == (
+        "amc-tf: Terminated; all up to the last checkpoint is saved. Go on with: amc-tf demo --out=runs/x "
+        "--resume\n"
+    )
+    assert cleaned == [True]
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_command_in_another_thread_leaves_sigterm_alone(amc, monkeypatch):
+    before = signal.getsignal(signal.SIGTERM)
+    codes = []
+    monkeypatch.setattr(inspect, "run", lambda _: int(signal.getsignal(signal.SIGTERM) is not before))
+    thread = threading.Thread(target=lambda: codes.append(main(["inspect", "tiny.keras"])))
+    thread.start()
+    thread.join()
+    assert codes == [0]
 
 
 def test_the_hint_after_an_interruption_resumes_instead_of_overwriting(amc, monkeypatch):
