@@ -1,4 +1,4 @@
-# make demo | test | test-all | format | lint | type | clean
+# make demo | test | test-all | docs | format | lint | type | clean
 # Each creates .venv with the pinned requirements and the package; PYTHON=python3.12 picks the interpreter.
 
 PYTHON ?= python3
@@ -10,11 +10,12 @@ TYPING := build/typing
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-all format lint type unit unit-all clean
+.PHONY: help demo test test-all docs format lint type unit unit-all clean
 
 help:
 	@echo "make demo      compress the shipped network to under half its latency; results in runs/demo"
 	@echo "make test      lint, types and the quick tests; make test-all adds the slow ones"
+	@echo "make docs      the documentation, in build/docs; a broken link stops it"
 	@echo "make format    format the code; make lint and make type only check"
 
 $(BIN)/python:
@@ -44,6 +45,11 @@ unit: $(VENV)/installed-dev
 
 unit-all: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m ""
+
+# The theme advertises a fork on every build unless it is told not to.
+docs: $(VENV)/installed-dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+	@echo "Open build/docs/index.html"
 
 format: $(VENV)/installed-dev
 	$(BIN)/ruff check --fix .
