@@ -233,8 +233,8 @@ class PhoneMeter:
             MeasurementError: There is no tool for it.
 
         Example:
-            with PhoneMeter.open() as meter:
-                amc_tf.compress(model, train, validation, budget=budget, meter=meter)
+            >>> with PhoneMeter.open() as meter:  # doctest: +SKIP
+            ...     amc_tf.compress(model, train, validation, budget=budget, meter=meter)
         """
         with find_phone(serial, transport=transport) as phone:
             workbench = Workbench(phone, find_tool(phone.info().abi, binary=binary))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -28,6 +29,12 @@ def on_startup(command: Literal["build", "gh-deploy", "serve"], dirty: bool) -> 
     shutil.copytree(ROOT / "amc_tf", package, ignore=only_python)
     for nested in ("device", "models"):
         shutil.copytree(ROOT / nested, package / nested, ignore=only_python)
+    for module in package.rglob("*.py"):
+        # What mkdocstrings shows as code; under the singular it takes >>> for a quotation.
+        text = re.sub(
+            r"^( +)Example:$", r"\1Examples:", module.read_text(encoding="utf-8"), flags=re.MULTILINE
+        )
+        module.write_text(text, encoding="utf-8")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:

@@ -99,6 +99,7 @@ def test_the_reference_shows_docstrings(site):
     assert "Finds a pruning plan within a budget, fine-tunes the slim network" in text
     assert "features 1-7 are 0" in text  # of the environment's specification
     assert "Raised when a phone cannot be reached" in text
+    assert '<span class="gp">&gt;&gt;&gt; </span>' in text  # an example, as code
 
 
 def test_a_broken_link_stops_the_build(tmp_path):
