@@ -97,7 +97,8 @@ def run_seed(
     if given.random_search:
         chosen["random search"] = random_search(session, settings)
     for name in _PUBLISHED[given.network]:
-        chosen[name] = published_widths(name, session.graph)
+        widths = published_widths(name, session.graph)
+        chosen |= {name: widths, f"{name}, scaled": scaled(widths, session)}
     return {
         "seed": settings.seed,
         "episodes": settings.episodes,
@@ -124,6 +125,21 @@ def random_search(session: PruningSession, settings: SearchSettings) -> tuple[in
     )
     finalists = map(session.finalist, best_scores(records, settings.num_finalists))
     return max(finalists, key=lambda finalist: finalist.rank).score.widths
+
+
+def scaled(widths: tuple[int, ...], session: PruningSession) -> tuple[int, ...]:
+    """Returns the widest network within the budget whose widths are those given times one factor, aligned."""
+    step = session.settings.round_to
+
+    def times(factor: float) -> tuple[int, ...]:
+        return tuple(
+            min(group.num_channels, max(step, int(factor * width / step) * step))
+            for group, width in zip(session.graph.groups, widths, strict=True)
+        )
+
+    factors = np.arange(0.0, 2.0, 0.005)
+    fitting = [times(factor) for factor in factors if session.bounds.fits(times(factor))]
+    return max(fitting, key=lambda found: session.graph.count(found).macs)
 
 
 def describe(session: PruningSession, widths: tuple[int, ...], split: DataSplit) -> Mapping[str, Any]:
