@@ -125,7 +125,7 @@ class SearchSettings:
     reconstruct: bool = True  # paper, section 3.3: least squares on the feature maps
     reestimate_batch_norm: bool = True  # ours
     num_calibration_images: int = 500  # ours
-    num_batch_norm_images: int = 50  # ours; see `amc_tf.batch_norm`
+    num_batch_norm_images: int = 32  # ours; see `amc_tf.batch_norm`
     num_in_order_images: int = 0
     num_search_images: int = 500  # ours; the paper holds out 5,000 (CIFAR-10) or 3,000 (ImageNet)
     num_finalists: int = 5  # ours

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -51,16 +52,16 @@ def _compare(
     session: PruningSession, estimate: BatchNormEstimator, record: Mapping[str, Any]
 ) -> Mapping[str, float]:
     """Times the parts of an episode on the network that it has found."""
-    images = to_input_range(session.split.search.images, networks.INPUT_RANGE)
+    search = session.split.search
+    images = to_input_range(search.images, networks.INPUT_RANGE)
+    scaled = dataclasses.replace(search, images=images)  # as the search keeps them, and as LiteRT gets them
     plan = session.builder.plan(record["widths"])
     weights = session.builder.weights(plan)
     predict = session.executor.predictor(weights)
     tflite = session.executor.to_tflite(weights)
     return {
         "episode": record["seconds"],
-        "evaluation": seconds(
-            lambda: accuracy(predict, session.split.search, input_range=networks.INPUT_RANGE)
-        ),
+        "evaluation": seconds(lambda: accuracy(predict, scaled, input_range=networks.INPUT_RANGE)),
         "batch_norm": seconds(lambda: estimate(weights, plan)),
         "litert": _fastest(tflite, images),
     }
