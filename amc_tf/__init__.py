@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from amc_tf.env import PruningEnv
     from amc_tf.errors import AmcError
     from amc_tf.graph import ChannelGraph, count_cost
+    from amc_tf.image_data import ImageData
+    from amc_tf.keras_data import as_image_data
     from amc_tf.network import NetworkFunction
     from amc_tf.plan import PruningPlan, uniform_plan
     from amc_tf.rebuild import rebuild
@@ -39,6 +41,7 @@ __all__ = [
     "FinetuneSettings",
     "GpuMeter",
     "HostMeter",
+    "ImageData",
     "LatencyTable",
     "NetworkFunction",
     "PhoneMeter",
@@ -48,6 +51,7 @@ __all__ = [
     "SparsityPlan",
     "TableMeter",
     "__version__",
+    "as_image_data",
     "compress",
     "count_cost",
     "export_android",
@@ -66,6 +70,7 @@ _MODULE_OF = {
     "FinetuneSettings": "amc_tf.settings",
     "GpuMeter": "amc_tf.device.gpu_meter",
     "HostMeter": "amc_tf.device.host_meter",
+    "ImageData": "amc_tf.image_data",
     "LatencyTable": "amc_tf.device.table",
     "NetworkFunction": "amc_tf.network",
     "PhoneMeter": "amc_tf.device.phone_meter",
@@ -74,6 +79,7 @@ _MODULE_OF = {
     "SearchSettings": "amc_tf.settings",
     "SparsityPlan": "amc_tf.sparsity_plan",
     "TableMeter": "amc_tf.device.table",
+    "as_image_data": "amc_tf.keras_data",
     "compress": "amc_tf.compress",
     "count_cost": "amc_tf.graph",
     "export_android": "amc_tf.android",

@@ -1,4 +1,4 @@
-"""Image data by name, from a folder, a file or a function, and from what Keras users hold in their hands."""
+"""Image data by name, from a folder, a file or a function."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ import os
 import re
 import sys
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +29,7 @@ from amc_tf.image_data import (
     to_input_range,
 )
 from amc_tf.image_folder import VALIDATION_FRACTION, check_memory, cover_resize, load_folder
+from amc_tf.keras_data import as_image_data, from_arrays
 
 __all__ = [
     "INPUT_RANGES",
@@ -91,41 +91,6 @@ def load_data(
             f"{format_size(image_size)}: resize them."
         )
     return train, validation
-
-
-def as_image_data(data: Any, *, num_classes: int | None = None) -> ImageData:
-    """Turns what Keras users train with into ImageData.
-
-    Args:
-        data: An ImageData; a pair of arrays (images, labels); a finite tf.data.Dataset of such pairs, batched
-            or not; or a keras.utils.PyDataset. Labels are whole numbers from 0.
-        num_classes: Number of classes; by default the largest label plus one.
-
-    Returns:
-        The data in memory.
-
-    Raises:
-        DataError: The data is of another kind, endless, or holds what ImageData refuses.
-    """
-    if isinstance(data, ImageData):
-        return data
-    if isinstance(data, (tuple, list)) and len(data) == 2:
-        return _from_arrays(data[0], data[1], num_classes)
-    import keras
-    import tensorflow as tf
-
-    if isinstance(data, tf.data.Dataset):
-        if int(data.cardinality()) == tf.data.INFINITE_CARDINALITY:
-            raise DataError(
-                "The tf.data.Dataset never ends: leave out .repeat() or add .take(number of batches)."
-            )
-        return _from_arrays(*_concatenate(data.as_numpy_iterator()), num_classes)
-    if isinstance(data, keras.utils.PyDataset):
-        return _from_arrays(*_concatenate(data[index] for index in range(len(data))), num_classes)
-    raise DataError(
-        f"Image data cannot be made of a {type(data).__name__}: give an ImageData, a pair (images, labels) "
-        "of arrays, a tf.data.Dataset or a keras.utils.PyDataset of such pairs."
-    )
 
 
 def _load_source(
@@ -203,11 +168,11 @@ def _load_npz(path: Path, seed: int) -> tuple[ImageData, ImageData]:
     for part in ("test", "val", "validation", "valid"):
         if {"x_train", "y_train", f"x_{part}", f"y_{part}"} <= arrays.keys():
             return same_classes(
-                _from_arrays(arrays["x_train"], arrays["y_train"]),
-                _from_arrays(arrays[f"x_{part}"], arrays[f"y_{part}"]),
+                from_arrays(arrays["x_train"], arrays["y_train"]),
+                from_arrays(arrays[f"x_{part}"], arrays[f"y_{part}"]),
             )
     if {"images", "labels"} <= arrays.keys():
-        return _split_whole(_from_arrays(arrays["images"], arrays["labels"]), seed)
+        return _split_whole(from_arrays(arrays["images"], arrays["labels"]), seed)
     raise DataError(
         f"{path} holds the arrays {', '.join(arrays) or '(none)'}, but x_train, y_train, x_test and y_test "
         "(or x_val and y_val), or images and labels, are needed."
@@ -281,36 +246,3 @@ def same_classes(train: ImageData, validation: ImageData) -> tuple[ImageData, Im
         ImageData(train.images, train.labels, num_classes),
         ImageData(validation.images, validation.labels, num_classes),
     )
-
-
-def _from_arrays(images: Any, labels: Any, num_classes: int | None = None) -> ImageData:
-    label_array = np.asarray(labels)
-    countable = label_array.dtype.kind in "uif" and label_array.size > 0 and np.isfinite(label_array).all()
-    return ImageData(
-        np.asarray(images), label_array, num_classes or (int(label_array.max()) + 1 if countable else 1)
-    )
-
-
-def _concatenate(pairs: Iterable[Any]) -> tuple[NDArray, NDArray]:
-    """Joins the (images, labels) pairs of an iterable of batches or of single examples."""
-    images, labels = [], []
-    num_bytes = 0
-    for pair in pairs:
-        if isinstance(pair, Mapping) or not isinstance(pair, (tuple, list)) or len(pair) != 2:
-            raise DataError(
-                f"The data set yields a {type(pair).__name__}, but must yield pairs (images, labels)."
-            )
-        image = np.asarray(pair[0])
-        single = image.ndim == 3
-        num_bytes += image.nbytes
-        check_memory(num_bytes, "the images of the data set")
-        images.append(image[np.newaxis] if single else image)
-        labels.append(np.asarray(pair[1])[np.newaxis] if single else np.asarray(pair[1]))
-    if not images:
-        raise DataError("The data set is empty: at least one pair (images, labels) is needed.")
-    sizes = sorted({image.shape[1:] for image in images})
-    if len(sizes) > 1:
-        raise DataError(
-            f"The data set yields images of {' and '.join(map(str, sizes[:2]))}: all must have one size."
-        )
-    return np.concatenate(images), np.concatenate(labels)

@@ -64,6 +64,7 @@ LAYERS = (
     "amc_tf.models.*",
     "amc_tf.image_data",
     "amc_tf.image_folder",
+    "amc_tf.keras_data",
     "amc_tf.data",
     "amc_tf.trace",
     "amc_tf.model_file",

@@ -3,10 +3,9 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 from PIL import Image
 
-from amc_tf.data import ImageData, as_image_data, load_data
+from amc_tf.data import load_data
 from amc_tf.errors import DataError
 
 IMAGES = np.arange(20, dtype=np.uint8).reshape(10, 2, 1, 1)
@@ -150,57 +149,3 @@ def test_sources_that_do_not_exist_are_refused() -> None:
         load_data("no/such/folder")
     with pytest.raises(DataError, match="module of no_such_module:load cannot be imported"):
         load_data("no_such_module:load")
-
-
-class Batches(keras.utils.PyDataset):
-    def __len__(self) -> int:
-        return 3
-
-    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        part = slice(4 * index, 4 * index + 4)
-        return IMAGES[part], LABELS[part]
-
-
-@pytest.mark.parametrize(
-    "data",
-    [
-        (IMAGES, LABELS),
-        [IMAGES, LABELS.tolist()],
-        tf.data.Dataset.from_tensor_slices((IMAGES, LABELS)),
-        tf.data.Dataset.from_tensor_slices((IMAGES, LABELS)).batch(4),
-        Batches(),
-    ],
-    ids=["tuple", "list", "single", "batched", "PyDataset"],
-)
-def test_what_keras_users_train_with_becomes_the_same_data(data) -> None:
-    converted = as_image_data(data)
-    np.testing.assert_array_equal(converted.images, IMAGES)
-    np.testing.assert_array_equal(converted.labels, LABELS)
-    assert converted.num_classes == 2
-
-
-def test_image_data_is_passed_through_and_classes_can_be_given() -> None:
-    data = ImageData(IMAGES, LABELS, 2)
-    assert as_image_data(data) is data
-    assert as_image_data((IMAGES, LABELS), num_classes=7).num_classes == 7
-
-
-def test_what_is_no_image_data_is_refused() -> None:
-    endless = tf.data.Dataset.from_tensors((IMAGES[0], 0)).repeat()
-    unlabelled = tf.data.Dataset.from_tensor_slices(IMAGES)
-    uneven = tf.data.Dataset.from_generator(
-        lambda: ((np.zeros((size, 2, 1), np.uint8), 0) for size in (2, 3)),
-        output_signature=(tf.TensorSpec((None, 2, 1), tf.uint8), tf.TensorSpec((), tf.int64)),
-    )
-    for data, words in (
-        ("photos", "cannot be made of a str"),
-        (endless, "never ends"),
-        (unlabelled, "must yield pairs"),
-        (uneven, "images of \\(2, 2, 1\\) and \\(3, 2, 1\\)"),
-        (unlabelled.take(0), "is empty"),
-        ((IMAGES, np.eye(2)[LABELS]), "one-hot"),
-        ((IMAGES, LABELS.astype(str)), "labels are text"),
-        ((IMAGES, LABELS[:3]), "10 images but 3 labels"),
-    ):
-        with pytest.raises(DataError, match=words):
-            as_image_data(data)
