@@ -16,7 +16,7 @@ import numpy as np
 
 from amc_tf.budget import Budget
 from amc_tf.compress import compress
-from amc_tf.data import as_image_data
+from amc_tf.data import ImageData, as_image_data
 from amc_tf.errors import BudgetError, RunFolderError, SettingsError
 from amc_tf.front import FrontNetwork, collect_networks, front_axis
 from amc_tf.front_page import front_chart, render_front, standalone_svg
@@ -101,6 +101,7 @@ def sweep(  # noqa: PLR0913, the façade: each argument is a choice of the user
     with contextlib.ExitStack() as claimed:  # an earlier run is refused before hours are spent on another
         for folder in folders.values():
             claimed.enter_context(RunFolder(folder, resume=resume, overwrite=overwrite))
+    train, validation = as_image_data(train), as_image_data(validation)
     _claim(Path(out) / _ORIGIN, _fingerprint(model, train, validation), resume=resume)
     summaries: dict[str, Mapping[str, Any]] = {}
     failures: dict[str, str] = {}
@@ -121,12 +122,12 @@ def sweep(  # noqa: PLR0913, the façade: each argument is a choice of the user
     return result
 
 
-def _fingerprint(model: Any, *data: Any) -> str:
+def _fingerprint(model: Any, *data: ImageData) -> str:
     """Returns a digest of the weights of a model and of images and labels."""
     digest = hashlib.sha256()
     for array in model.get_weights():
         digest.update(array.tobytes())
-    for part in map(as_image_data, data):
+    for part in data:
         digest.update(np.ascontiguousarray(part.images).data)
         digest.update(part.labels.tobytes())
     return digest.hexdigest()

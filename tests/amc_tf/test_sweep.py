@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from amc_tf.budget import Budget
 from amc_tf.errors import BudgetError, RunFolderError, SettingsError
@@ -95,6 +96,23 @@ def test_a_budget_that_cannot_be_met_is_told_and_the_others_go_on(made, tmp_path
     assert result.failures == {"macs=0.0001": "The smallest network is larger."}
     assert set(result.summaries) == {"macs=0.5", "macs=0.3"}
     assert "The smallest network is larger." in result.page.read_text(encoding="utf-8")
+
+
+def test_data_that_comes_in_another_order_each_time_is_read_once(made, tmp_path, monkeypatch):
+    train = tf.data.Dataset.from_tensors((np.zeros((2, 2, 3), np.uint8), 0)).repeat(4)
+    read, given, compress = [], [], sys.modules["amc_tf.sweep"].compress
+
+    def count(image, label):
+        return tf.numpy_function(lambda pixels: (read.append(1), pixels)[1], [image], tf.uint8), label
+
+    def keep(model, train, validation, **options):
+        given.append(train)
+        return compress(model, train, validation, **options)
+
+    monkeypatch.setattr(sys.modules["amc_tf.sweep"], "compress", keep)
+    run(tmp_path, HALF, THIRD, train=train.map(count))
+    assert len(read) == 4
+    assert given[0] is given[1]
 
 
 def test_a_sweep_of_nothing_but_failures_is_one(made, tmp_path):
