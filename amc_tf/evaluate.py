@@ -88,7 +88,14 @@ def compiled(model: Any) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]
     return predict
 
 
-def check_not_chance(top1: float, num_classes: int, *, num_images: int, input_range: str) -> None:
+def check_not_chance(
+    top1: float,
+    num_classes: int,
+    *,
+    num_images: int,
+    input_range: str,
+    float_range: tuple[float, float] | None = None,
+) -> None:
     """Raises DataError when an untouched model only guesses, as it does on wrongly prepared images.
 
     The model must be better than guessing by 5 % of what there is to gain (14.5 % with 10 classes, 5.1 % with
@@ -99,6 +106,7 @@ def check_not_chance(top1: float, num_classes: int, *, num_images: int, input_ra
         num_classes: Number of classes, at least 1.
         num_images: Number of images it was measured on, at least 1.
         input_range: How they were scaled, for the message.
+        float_range: Lowest and highest number of float images, which are not scaled; None for uint8.
 
     Raises:
         DataError: The accuracy cannot be told from guessing.
@@ -110,12 +118,19 @@ def check_not_chance(top1: float, num_classes: int, *, num_images: int, input_ra
         or num_classes == 1
     ):
         return
-    others = ", ".join(name for name in INPUT_RANGES if name != input_range)
+    if float_range is None:
+        others = ", ".join(name for name in INPUT_RANGES if name != input_range)
+        how = f"The input range is {input_range}; try another (input_range, --input-range): {others}."
+    else:
+        lowest, highest = float_range
+        how = (
+            f"They are floats from {lowest:g} to {highest:g} and go to the model as they are: prepare them "
+            "as in its training, or give uint8 pixels 0..255 and their input_range."
+        )
     raise DataError(
         f"The untouched model is right on {top1:.1%} of {num_images} images, near the {chance:.1%} of "
         f"guessing among {num_classes} classes: its images are probably prepared in another way than in its "
-        f"training. The input range is {input_range}; try --input-range with one of {others}, and check that "
-        "the classes are in the order of the model's outputs."
+        f"training. {how} Check, too, that the classes are in the order of the model's outputs."
     )
 
 

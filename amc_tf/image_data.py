@@ -70,6 +70,13 @@ class ImageData:
         height, width, channels = self.images.shape[1:]
         return height, width, channels
 
+    @property
+    def float_range(self) -> tuple[float, float] | None:
+        """Lowest and highest number of float images; None for uint8 ones."""
+        if self.images.dtype == np.uint8:
+            return None
+        return float(self.images.min()), float(self.images.max())
+
     def take(self, indices: ArrayLike) -> ImageData:
         """Returns the images at some indices (int [M]), in their order."""
         chosen = np.asarray(indices, np.int64)
@@ -270,6 +277,12 @@ def check_data_fits(model_input_shape: Sequence[int | None], num_outputs: int, d
         raise DataError(
             f"The model takes images of {format_size(expected)}, but the data has "
             f"{format_size(data.image_size)}: resize the images to the model's input size."
+        )
+    if num_outputs == 1 and data.labels.max() == 1:
+        raise DataError(
+            "The model has one output, the probability of the second of two classes, but one output for each "
+            "class is needed: end it in Dense(2, 'softmax') with the weights numpy.hstack([0 * kernel, "
+            "kernel]) and [0, bias], which computes the same."
         )
     if data.labels.max() >= num_outputs:
         raise DataError(

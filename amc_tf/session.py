@@ -202,7 +202,11 @@ class PruningSession:
         search = self.split.search
         self.baseline_top1 = self._search_top1(self.network.weights)
         check_not_chance(
-            self.baseline_top1, num_outputs, num_images=len(search), input_range=self._input_range
+            self.baseline_top1,
+            num_outputs,
+            num_images=len(search),
+            input_range=self._input_range,
+            float_range=search.float_range,
         )
         if self.settings.int8_accuracy:
             runner = TFLiteRunner(self._convert_original("int8"), num_threads=os.cpu_count() or 1)

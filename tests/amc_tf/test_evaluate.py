@@ -83,9 +83,14 @@ def test_a_model_that_has_learned_something_passes(top1: float, num_classes: int
 )
 def test_a_model_that_guesses_is_stopped(top1: float, num_classes: int, num_images: int) -> None:
     with pytest.raises(
-        DataError, match=r"is -1\.\.1; try --input-range with one of 0\.\.1, 0\.\.255, imagenet"
+        DataError, match=r"is -1\.\.1; try another \(input_range, --input-range\): 0\.\.1, 0\.\.255, imagenet"
     ):
         check_not_chance(top1, num_classes, num_images=num_images, input_range="-1..1")
+
+
+def test_float_images_that_are_guessed_on_are_told_with_their_range() -> None:
+    with pytest.raises(DataError, match=r"floats from 0 to 255 and go to the model as they are: prepare"):
+        check_not_chance(0.1, 10, num_images=100, input_range="-1..1", float_range=(0.0, 255.0))
 
 
 def test_a_compiled_model_computes_inference_and_leaves_the_model_as_it_was(library) -> None:

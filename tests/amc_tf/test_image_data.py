@@ -185,6 +185,17 @@ def test_data_that_fits_the_model_passes() -> None:
     check_data_fits((None, None, 1), 5, make_data())
 
 
+def test_a_model_with_one_output_is_told_how_to_get_two() -> None:
+    with pytest.raises(DataError, match=r"one output for each class .* end it in Dense\(2, 'softmax'\)"):
+        check_data_fits((2, 3, 1), 1, make_data())
+
+
+def test_the_range_of_float_images_is_known_and_that_of_pixels_is_not_asked_for() -> None:
+    assert make_data().float_range is None
+    floats = ImageData(np.array([-0.5, 2.0], np.float32).reshape(2, 1, 1, 1), np.array([0, 1]), 2)
+    assert floats.float_range == (-0.5, 2.0)
+
+
 def test_data_that_does_not_fit_the_model_is_refused() -> None:
     with pytest.raises(DataError, match="takes images of 224x224x3, but the data has 2x3x1"):
         check_data_fits((224, 224, 3), 2, make_data())
