@@ -15,12 +15,13 @@ import keras
 import numpy as np
 
 from amc_tf.augment import Augmentation, augmentation
-from amc_tf.clone import clone_with, is_tf_keras, keras_of
+from amc_tf.clone import clone_with, copy_weights, is_tf_keras, keras_of
 from amc_tf.distillation import are_probabilities, distillation_loss, soften, to_log_probabilities
 from amc_tf.errors import DataError, ModelError, SettingsError
 from amc_tf.evaluate import Accuracy, accuracy, compiled
 from amc_tf.fused_norm import with_fused_norm
 from amc_tf.image_data import ImageData, to_input_range
+from amc_tf.keras_data import as_image_data
 from amc_tf.settings import FinetuneSettings
 
 _LOGGER = logging.getLogger(__name__)
@@ -69,8 +70,8 @@ class FinetuneResult:
 
 def finetune(
     model: keras.Model,
-    train: ImageData,
-    validation: ImageData,
+    train: Any,
+    validation: Any,
     *,
     settings: FinetuneSettings,
     input_range: str,
@@ -86,14 +87,18 @@ def finetune(
     The same seed gives the same weights on a CPU; a GPU may add numbers in another order. (A `tf_keras`
     network that holds random layers such as Dropout also needs `tf_keras.utils.set_random_seed`.)
 
+    Layers that are frozen, as the backbone of a transfer-learning model often is, are trained like the
+    others: a pruned backbone is another one than that whose weights were to stay. In the result they are
+    frozen again.
+
     The network as it was given is kept only if it is better by more than five points: a pruned one has been
     chosen for being right on images such as `validation`, and its original has often been trained on them,
     so its accuracy there is flattered beside that of a network which has since been trained on others.
 
     Args:
         model: A classifier, Keras 3 or `tf_keras`: [B, H, W, C] -> [B, classes].
-        train: Images to train on.
-        validation: Images that decide which epoch is best.
+        train: Images to train on: `ImageData` or what `amc_tf.as_image_data` takes.
+        validation: Images that decide which epoch is best, likewise.
         settings: How to train; `epochs=0` returns the copy as it is.
         input_range: One of `amc_tf.data.INPUT_RANGES`; how uint8 images are scaled.
         teacher: The original network; None trains on the labels alone, whatever `distillation_weight` says.
@@ -103,12 +108,14 @@ def finetune(
         The best network found, the given one included.
 
     Raises:
-        DataError: If labels do not fit the outputs.
+        DataError: If the data cannot be read, or labels do not fit the outputs.
         ModelError: If the model cannot be copied, is no classifier, or does not fit the teacher.
         SettingsError: If the loss becomes NaN or infinite; a smaller learning rate is named.
     """
+    train, validation = as_image_data(train), as_image_data(validation)
     _check(model, train, validation, teacher)
     student = _copy(model) if is_tf_keras(model) else with_fused_norm(_copy(model))
+    _unfreeze(student)
     batches = _Batches(
         train, settings=settings, input_range=input_range, num_classes=int(model.output_shape[-1])
     )
@@ -130,8 +137,9 @@ def finetune(
         if on_epoch is not None:
             on_epoch(record)
 
-    tuned = _copy(model)
-    tuned.set_weights(best_weights)
+    student.set_weights(best_weights)
+    tuned = clone_with(model, lambda path, config: config)
+    copy_weights(student, tuned)
     return FinetuneResult(tuned, tuple(history), best, history[best].top1)
 
 
@@ -287,7 +295,7 @@ def _check(model: Any, train: ImageData, validation: ImageData, teacher: Any | N
 
 def _copy(model: Any) -> Any:
     copy = clone_with(model, lambda path, config: config)
-    copy.set_weights(model.get_weights())
+    copy_weights(model, copy)
     return copy
 
 
@@ -310,6 +318,13 @@ def _seed_random_layers(model: Any, seed: int) -> None:
     states = [variable for variable in model.variables if "seed_generator_state" in variable.path]
     for index, state in enumerate(states):
         state.assign(np.array([seed, index], "uint32"))
+
+
+def _unfreeze(layer: Any) -> None:
+    # From the inside out: Keras 3 does not pass on what a model is already set to.
+    for inner in (*getattr(layer, "layers", ()), *filter(None, [getattr(layer, "layer", None)])):
+        _unfreeze(inner)
+    layer.trainable = True
 
 
 def _quicken_batch_norm(model: Any, steps_per_epoch: int) -> None:

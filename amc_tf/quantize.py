@@ -30,6 +30,7 @@ from amc_tf.errors import ConversionError, ModelError
 from amc_tf.evaluate import accuracy
 from amc_tf.finetune import EpochRecord, FinetuneResult, finetune
 from amc_tf.image_data import ImageData, to_input_range
+from amc_tf.keras_data import as_image_data
 from amc_tf.settings import FinetuneSettings
 from amc_tf.trace import Call, trace_model
 from amc_tf.twin import keeping_keras3, to_tf_keras
@@ -57,8 +58,8 @@ class QuantizedNetwork:
 
 def quantize_aware(
     model: Any,
-    train: ImageData,
-    validation: ImageData,
+    train: Any,
+    validation: Any,
     *,
     settings: FinetuneSettings,
     input_range: str,
@@ -69,8 +70,8 @@ def quantize_aware(
 
     Args:
         model: a trained functional or Sequential classifier, Keras 3 or `tf_keras`; it is not changed.
-        train: images to train on; some of them set the first ranges of the activations.
-        validation: images that decide which epoch is best.
+        train: images to train on, as of `finetune`; some of them set the first ranges of the activations.
+        validation: images that decide which epoch is best, likewise.
         settings: of the training; those of `quantization_settings` suit a trained network.
         input_range: one of `amc_tf.data.INPUT_RANGES`.
         teacher: the float network that is imitated, usually `model` itself; None trains on labels alone.
@@ -85,7 +86,7 @@ def quantize_aware(
         DataError: if labels do not fit the outputs.
         SettingsError: if the training diverges.
     """
-    toolkit = _load_toolkit()
+    toolkit, train = _load_toolkit(), as_image_data(train)
     flat = _flatten(to_tf_keras(model))
     scheme, objects = _make_scheme(toolkit)
     with toolkit.quantize_scope({**objects, **_activations(flat)}):

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 import tf_keras
 
 from amc_tf import fused_norm
@@ -59,6 +60,19 @@ def tune(model, *, teacher=None, on_epoch=None, **changes):
     )
 
 
+def frozen_backbone(flavour):
+    """The commonest transfer-learning model: a frozen network under a new classifier."""
+    flavour.utils.set_random_seed(0)
+    layers = flavour.layers
+    inputs = flavour.Input((8, 8, 3))
+    hidden = layers.BatchNormalization(name="norm")(layers.Conv2D(4, 3, name="conv")(inputs))
+    backbone = flavour.Model(inputs, layers.ReLU()(hidden), name="backbone")
+    backbone.trainable = False
+    images = flavour.Input((8, 8, 3))
+    features = layers.GlobalAveragePooling2D()(backbone(images, training=False))
+    return flavour.Model(images, layers.Dense(CLASSES, name="classes")(features))
+
+
 def same_weights(first, second):
     return all(np.array_equal(a, b) for a, b in zip(first.get_weights(), second.get_weights(), strict=True))
 
@@ -81,6 +95,35 @@ def run():
 @pytest.fixture(scope="module")
 def teacher(run):
     return run.result.model
+
+
+@pytest.mark.parametrize("flavour", [keras, tf_keras])
+def test_frozen_layers_are_trained_and_frozen_again(flavour):
+    model = frozen_backbone(flavour)
+    result = tune(model, epochs=2)
+    assert result.best_epoch > 0
+    tuned = result.model
+    backbone, given = tuned.get_layer("backbone"), model.get_layer("backbone")
+    kernel, *_ = backbone.get_layer("conv").get_weights()
+    assert np.abs(kernel - given.get_layer("conv").get_weights()[0]).max() > 1e-3
+    scale, *_ = backbone.get_layer("norm").get_weights()
+    assert np.abs(scale - 1.0).max() > 1e-4
+    assert [layer.trainable for layer in backbone.layers[1:]] == [False] * 3
+    assert [weight.shape for weight in tuned.trainable_weights] == [(4, CLASSES), (CLASSES,)]
+    assert [weight.shape for weight in model.trainable_weights] == [(4, CLASSES), (CLASSES,)]
+
+
+def test_it_learns_from_what_keras_trains_with(run):
+    train, validation = toy_data(160, seed=1), toy_data(64, seed=2)
+    images, labels = validation.images, np.eye(CLASSES)[validation.labels]
+    result = finetune(
+        run.given,
+        tf.data.Dataset.from_tensor_slices((train.images, train.labels)).batch(32),
+        (images, labels),
+        settings=settings(epochs=1),
+        input_range="-1..1",
+    )
+    assert same_weights(result.model, tune(run.given, epochs=1).model)
 
 
 def test_it_learns(run):
