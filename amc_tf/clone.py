@@ -66,7 +66,9 @@ def clone_with(model: Any, edit: LayerEdit) -> Any:
             configuration.
 
     Returns:
-        A model of the same flavour with new weights; names, nesting and shared layers are those of `model`.
+        A model of the same flavour with new weights; names, nesting and shared layers are those of `model`. A
+        functional model of a class with a constructor of its own, as those of KerasHub are, comes back as a
+        plain one, for other widths are nothing that its constructor could make.
 
     Raises:
         ModelError: if a layer cannot be made anew from its configuration.
@@ -74,8 +76,8 @@ def clone_with(model: Any, edit: LayerEdit) -> Any:
     library = keras_of(model)
     kind = library.Sequential if type(model).__name__ == "Sequential" else library.Model
     try:
-        config = copy.deepcopy(model.get_config())
-        _edit_layers(config, edit, prefix="")
+        config = copy.deepcopy(_as_layers(model).get_config())
+        _edit_layers(config, model, edit, prefix="")
         return kind.from_config(config, custom_objects=custom_objects(model))
     except (ValueError, TypeError, KeyError, NotImplementedError) as error:
         reason = str(error).strip().partition("\n")[0]
@@ -97,13 +99,33 @@ def custom_objects(model: Any) -> dict[str, Any]:
     }
 
 
-def _edit_layers(config: dict[str, Any], edit: LayerEdit, prefix: str) -> None:
+def _as_layers(model: Any) -> Any:
+    """Returns a model whose configuration lists its layers: the model itself, or a functional view of it."""
+    if "layers" in model.get_config():
+        return model
+    functional = functional_of(model)
+    ends = (ends[0] if len(ends) == 1 else ends for ends in (functional.inputs, functional.outputs))
+    return keras_of(model).Model(*ends, name=model.name)
+
+
+def _edit_layers(config: dict[str, Any], model: Any, edit: LayerEdit, prefix: str) -> None:
+    nested = {layer.name: layer for layer in functional_of(model).layers if functional_of(layer) is not None}
     for entry in config["layers"]:
-        entry.pop("build_config", None)
-        inner = entry["config"]
-        path = prefix + (inner.get("name") or entry.get("name") or "")
-        if isinstance(inner.get("layers"), list):
-            inner.pop("build_input_shape", None)  # the channels it is given may be fewer now
-            _edit_layers(inner, edit, path + "/")
+        name = entry["config"].get("name") or entry.get("name") or ""
+        path = prefix + name
+        if name in nested:
+            inner = _nested_config(entry, nested[name])
+            _edit_layers(inner, nested[name], edit, path + "/")
         else:
-            entry["config"] = edit(path, inner)
+            entry["config"] = edit(path, entry["config"])
+        entry.pop("build_config", None)
+
+
+def _nested_config(entry: dict[str, Any], model: Any) -> dict[str, Any]:
+    """Returns the configuration of a nested model within its entry, rewritten where it lists no layers."""
+    if "layers" not in entry["config"]:
+        entry.update(copy.deepcopy(keras_of(model).layers.serialize(_as_layers(model))))
+        entry["config"]["trainable"] = model.trainable
+    inner: dict[str, Any] = entry["config"]
+    inner.pop("build_input_shape", None)  # the channels it is given may be fewer now
+    return inner

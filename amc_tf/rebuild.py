@@ -22,7 +22,8 @@ def rebuild(model: Any, plan: PruningPlan, weights: Weights | None = None) -> An
 
     Returns:
         A new model of the same Keras flavour, made of Keras' own layers only: it saves, loads and converts
-        like any other. Nested models stay nested, layer names stay.
+        like any other. Nested models stay nested, layer names stay; a functional model of a class of its own
+        (KerasHub) becomes a plain one.
 
     Raises:
         ModelError: if the model cannot be read or copied.

@@ -16,6 +16,50 @@ def nested(library):
     return classifier(library, lambda hidden: block(hidden))
 
 
+def with_own_constructors(library):
+    """A classifier of classes that state in their configuration no layers, as those of KerasHub do."""
+
+    class Backbone(library.Model):
+        def __init__(self, filters=6, **kwargs):
+            images = library.Input((8, 8, 3), name="images")
+            hidden = library.layers.Conv2D(filters, 3, name="inner")(images)
+            super().__init__(inputs=images, outputs=library.layers.ReLU()(hidden), **kwargs)
+            self.filters = filters
+
+        def get_config(self):
+            return {"name": self.name, "filters": self.filters}
+
+    class Classifier(library.Model):
+        def __init__(self, backbone, **kwargs):
+            hidden = library.layers.GlobalAveragePooling2D()(backbone(backbone.input))
+            outputs = library.layers.Dense(4, name="classes")(hidden)
+            super().__init__(inputs=backbone.input, outputs=outputs, **kwargs)
+            self.backbone = backbone
+
+        def get_config(self):
+            return {"name": self.name, "backbone": library.layers.serialize(self.backbone)}
+
+    return Classifier(Backbone(name="backbone"), name="classifier")
+
+
+def test_a_model_of_a_class_of_its_own_is_copied_as_a_functional_one(library):
+    model = randomize(with_own_constructors(library))
+    model.get_layer("backbone").trainable = False
+
+    def edit(path, config):
+        return {**config, "filters": 5} if path == "backbone/inner" else config
+
+    clone = clone_with(model, edit)
+    assert clone.get_layer("backbone").get_layer("inner").filters == 5
+    assert [path for path, _ in iterate_layers(clone)] == [path for path, _ in iterate_layers(model)]
+    assert clone.name == "classifier"
+    assert not clone.get_layer("backbone").get_layer("inner").trainable
+
+    same = clone_with(model, lambda _, config: config)
+    copy_weights(model, same)
+    np.testing.assert_array_equal(same(IMAGES), model(IMAGES))
+
+
 def test_the_flavour_is_told_by_the_classes(library):
     assert is_tf_keras(nested(library)) is (library.__name__ == "tf_keras")
     assert is_tf_keras(library.layers.ReLU()) is (library.__name__ == "tf_keras")
