@@ -9,6 +9,7 @@ from typing import Any
 
 from amc_tf.errors import ModelError
 
+_HALF = ("float16", "bfloat16", "mixed_float16", "mixed_bfloat16")
 LayerEdit = Callable[[str, dict[str, Any]], dict[str, Any]]
 
 
@@ -55,6 +56,32 @@ def copy_weights(source: Any, target: Any) -> None:
     for path, layer in iterate_layers(target):
         if layer.weights:
             set_layer_weights(layer, originals[path].get_weights())
+
+
+def in_float32(model: Any) -> Any:
+    """Returns a model of which every layer computes in float32: itself, or else a copy with its weights.
+
+    TFLite has no operators for half precision, and mixed precision (`mixed_float16`) keeps float32 weights.
+    """
+    if functional_of(model) is None or not uses_half(model):
+        return model
+
+    def edit(_path: str, config: dict[str, Any]) -> dict[str, Any]:
+        return {**config, "dtype": "float32"} if policy_name(config.get("dtype")) in _HALF else config
+
+    copy = clone_with(model, edit)
+    copy_weights(model, copy)
+    return copy
+
+
+def uses_half(model: Any, *, kinds: tuple[str, ...] = ("float16", "bfloat16")) -> bool:
+    """Tells whether a layer of a built model computes in one of these types."""
+    return any(getattr(layer, "compute_dtype", None) in kinds for _, layer in iterate_layers(model))
+
+
+def policy_name(dtype: Any) -> Any:
+    """Returns the name of the precision that a layer's configuration states, as "mixed_float16"."""
+    return dtype["config"]["name"] if isinstance(dtype, dict) else dtype
 
 
 def clone_with(model: Any, edit: LayerEdit) -> Any:

@@ -15,7 +15,7 @@ import keras
 import numpy as np
 
 from amc_tf.augment import Augmentation, augmentation
-from amc_tf.clone import clone_with, copy_weights, is_tf_keras, keras_of
+from amc_tf.clone import clone_with, copy_weights, is_tf_keras, keras_of, uses_half
 from amc_tf.distillation import are_probabilities, distillation_loss, soften, to_log_probabilities
 from amc_tf.errors import DataError, ModelError, SettingsError
 from amc_tf.evaluate import Accuracy, accuracy, compiled
@@ -211,7 +211,10 @@ class _Distiller:
                 self._known = np.concatenate([self._soft(images) for images in batches.in_order()])
         _seed_random_layers(student, settings.seed)
         _quicken_batch_norm(student, batches.num_steps)
-        student.compile(optimizer=_optimizer(keras_of(student), settings, batches.num_steps), loss=self._loss)
+        optimizer = _optimizer(keras_of(student), settings, batches.num_steps)
+        if uses_half(student, kinds=("float16",)):  # whose small gradients would be rounded to zero
+            optimizer = keras_of(student).mixed_precision.LossScaleOptimizer(optimizer)
+        student.compile(optimizer=optimizer, loss=self._loss)
 
     def train_epoch(self, epoch: int) -> float:
         """Trains one epoch and returns its mean loss."""

@@ -6,6 +6,7 @@ import dataclasses
 import os
 from typing import Any
 
+from amc_tf.clone import in_float32
 from amc_tf.cost import Cost
 from amc_tf.data import ImageData, to_input_range
 from amc_tf.device.convert import TFLiteRunner, verify
@@ -105,7 +106,7 @@ class ResultMeasurer:
         """
         images = to_input_range(self._data.images[:_NUM_VERIFICATION_IMAGES], self._input_range)
         try:
-            return verify(tflite, compiled(model), images, precision=precision).to_json()
+            return verify(tflite, compiled(in_float32(model)), images, precision=precision).to_json()
         except ConversionError as error:
             if precision == "float32":
                 raise

@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from amc_tf.clone import clone_with, copy_weights, functional_of
+from amc_tf.clone import clone_with, copy_weights, functional_of, in_float32
 from amc_tf.errors import ModelError
 
 DEFAULT_IMAGE_SIZE = (224, 224)
@@ -89,6 +89,8 @@ class Trace:
 def trace_model(model: Any, *, image_size: tuple[int, int] = DEFAULT_IMAGE_SIZE) -> Trace:
     """Records the calls of a model.
 
+    A model of mixed precision is read as a copy in float32, with the weights that it has now.
+
     Args:
         model: a built functional or Sequential model of Keras 3 or `tf_keras`.
         image_size: rows and columns to assume where the model takes images of any size, as
@@ -100,6 +102,7 @@ def trace_model(model: Any, *, image_size: tuple[int, int] = DEFAULT_IMAGE_SIZE)
     Raises:
         ModelError: if it is no such model, or a size other than that of the image is left open.
     """
+    model = in_float32(model)
     functional = functional_of(model)
     if functional is None:
         raise ModelError(_why_notfunctional_of(model))

@@ -13,7 +13,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from amc_tf.clone import clone_with, copy_weights, functional_of, is_tf_keras, iterate_layers
+from amc_tf.clone import clone_with, copy_weights, functional_of, is_tf_keras, iterate_layers, policy_name
 from amc_tf.errors import ModelError
 
 _LEGACY_KERAS = "TF_USE_LEGACY_KERAS"
@@ -252,7 +252,7 @@ def _translate(layer: Any, target: type) -> dict[str, Any]:
     translated: dict[str, Any] = {}
     for name, value in layer.get_config().items():
         if name == "dtype":
-            value = _policy_name(value)
+            value = policy_name(value)
         elif name == "axis" and isinstance(value, list) and len(value) == 1:  # as tf_keras lists it
             value = value[0]
         if name in known:
@@ -288,10 +288,6 @@ def _options(kind: type) -> dict[str, Any]:
 def _reason(error: Exception) -> str:
     """Returns what went wrong, without the configuration that Keras repeats before it."""
     return str(error).rpartition("Exception encountered: ")[2].strip().partition("\n")[0].rstrip(".")
-
-
-def _policy_name(dtype: Any) -> Any:
-    return dtype["config"]["name"] if isinstance(dtype, dict) else dtype
 
 
 def _operation_kind(operation: Any) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from amc_tf.clone import in_float32
 from amc_tf.device.litert import TFLiteRunner, capture_stderr, last_words
 from amc_tf.errors import ConversionError, ModelError, SettingsError
 
@@ -90,7 +91,7 @@ def to_tflite(
     SavedModel in between: the operators are those of `TFLiteConverter.from_keras_model` less the
     shape arithmetic of an unknown batch size, in a fraction of its time.
 
-    - "float32": weights and arithmetic as in Keras.
+    - "float32": weights and arithmetic as in Keras; layers of mixed precision compute in float32.
     - "float16": weights stored in half the space; CPUs unpack them and compute in float32, GPUs in float16.
     - "dynamic": int8 weights; activations are quantized on the fly. Inputs and outputs stay float32.
     - "int8": integers throughout, convolution weights per channel, int8 input and output, as accelerators
@@ -131,7 +132,8 @@ def to_tflite(
         images = _check_calibration(calibration_images, shape)
     import tensorflow as tf
 
-    function = source if not hasattr(source, "layers") else lambda image: source(image, training=False)
+    model = in_float32(source) if hasattr(source, "layers") else None
+    function = source if model is None else lambda image: model(image, training=False)
     with _quiet() as chatter:
         try:
             spec = tf.TensorSpec([1, *shape], tf.float32, name="image")

@@ -113,6 +113,33 @@ def test_frozen_layers_are_trained_and_frozen_again(flavour):
     assert [weight.shape for weight in model.trainable_weights] == [(4, CLASSES), (CLASSES,)]
 
 
+def small_head(flavour, dtype):
+    """A classifier whose loss hardly depends on its convolution: in half precision its gradient becomes 0."""
+    layers = flavour.layers
+    images = flavour.Input((8, 8, 3))
+    hidden = layers.GlobalAveragePooling2D(dtype=dtype)(layers.Conv2D(4, 3, name="conv", dtype=dtype)(images))
+    outputs = layers.Dense(CLASSES, name="classes", dtype=dtype)(hidden)
+    model = flavour.Model(images, layers.Activation("softmax", dtype="float32")(outputs))
+    rng = np.random.default_rng(0)
+    for name, scale in (("conv", 0.0), ("classes", 1e-5)):
+        layer = model.get_layer(name)
+        layer.set_weights([rng.normal(0, scale, weight.shape) for weight in layer.get_weights()])
+    return model
+
+
+@pytest.mark.parametrize("flavour", [keras, tf_keras])
+def test_half_precision_learns_what_float32_learns(flavour):
+    learned = []
+    for dtype in ("float32", "mixed_float16"):
+        model = small_head(flavour, dtype)
+        tuned = tune(model, epochs=1, learning_rate=1e-3, weight_decay=0.0).model
+        kernels = [network.get_layer("conv").get_weights()[0].ravel() for network in (model, tuned)]
+        learned.append(kernels[1] - kernels[0])
+    assert tuned.get_layer("conv").compute_dtype == "float16"
+    assert np.corrcoef(*learned)[0, 1] > 0.99
+    assert np.linalg.norm(learned[1]) == pytest.approx(np.linalg.norm(learned[0]), rel=0.1)
+
+
 def test_it_learns_from_what_keras_trains_with(run):
     train, validation = toy_data(160, seed=1), toy_data(64, seed=2)
     images, labels = validation.images, np.eye(CLASSES)[validation.labels]
