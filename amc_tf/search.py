@@ -21,7 +21,7 @@ from amc_tf.run_folder import RunFolder
 from amc_tf.score import LearningPredictor, Score
 from amc_tf.settings import SearchSettings
 
-EpisodeCallback = Callable[[Mapping[str, Any]], None]
+EpisodeCallback = Callable[[Mapping[str, Any]], bool | None]
 DROPPED = "dropped"
 _RECORD = (
     "episode", "kind", "reward", "top1", "top5", "macs", "params", "bytes", "latency_ms", "widths",
@@ -113,7 +113,8 @@ class Search:
 
         Args:
             folder: where to log and save; a checkpoint in it is resumed.
-            on_episode: called with the record of each episode, the ones resumed included.
+            on_episode: called with the record of each episode, the ones resumed included; returns True to end
+                the search after it. What is left of a search that ended so is played when it is resumed.
 
         Raises:
             RunFolderError: if the checkpoint is damaged or of another search, or a file cannot be written.
@@ -122,10 +123,9 @@ class Search:
         if folder is not None:
             self._resume(folder)
         report = on_episode or (lambda record: None)
-        for record in self._records:
-            report(record)
+        is_stopped = True in [bool(report(record)) for record in self._records]
         with _events(folder) as write_scalars:
-            while self._agent.episode < self._settings.episodes:
+            while not is_stopped and self._agent.episode < self._settings.episodes:
                 record = self._try_episode()
                 self._records.append(record)
                 if folder is not None:
@@ -133,9 +133,11 @@ class Search:
                     write_scalars(record)
                     if self._is_checkpoint_due():
                         folder.save_state(self._checkpoint())
-                report(record)
+                is_stopped = bool(report(record))
                 if len(self._dropped) == self._settings.max_dropped_in_a_row:
                     self._stop(folder)
+        if is_stopped and folder is not None:
+            folder.save_state(self._checkpoint())
         return SearchResult(self._best, tuple(self._records))
 
     def _stop(self, folder: RunFolder | None) -> NoReturn:

@@ -166,6 +166,32 @@ def test_a_resumed_latency_search_measures_nothing_twice(graph, uninterrupted, t
     assert num_before + len(found[2].meter.seen) == uninterrupted["latency"][2]
 
 
+def stop_after(number):
+    return lambda record: record["episode"] >= number
+
+
+@pytest.mark.parametrize("stop", [6, pytest.param(8, marks=pytest.mark.slow)])  # 8 ends at a checkpoint
+def test_a_search_that_is_told_to_stop_is_saved_and_goes_on_later(graph, uninterrupted, tmp_path, stop):
+    with RunFolder(tmp_path) as folder:
+        stopped = Setup(graph).search.run(folder, stop_after(stop))
+    expected = uninterrupted["macs"][0]
+    assert without_seconds(stopped.episodes) == without_seconds(expected.episodes)[: stop + 1]
+    scores = [Score.from_json(dict(record)) for record in stopped.episodes]
+    assert stopped.best == max(scores, key=lambda score: score.rank)
+
+    with RunFolder(tmp_path, resume=True) as folder:
+        again = Setup(graph)
+        assert again.search.run(folder, stop_after(stop)) == stopped
+        assert again.scorer.asked == [], "it is told again of all episodes, and stops"
+    assert_same_run(run_until(graph, tmp_path, None), uninterrupted["macs"], tmp_path)
+
+
+def test_a_search_that_is_told_to_stop_needs_no_folder(graph, uninterrupted):
+    stopped = Setup(graph).search.run(on_episode=stop_after(2))
+    expected = without_seconds(uninterrupted["macs"][0].episodes)
+    assert without_seconds(stopped.episodes) == expected[:3]
+
+
 def test_a_search_that_is_done_reports_its_episodes_and_plays_none(graph, uninterrupted, finished, tmp_path):
     shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
     seen = []
