@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from amc_tf import summary_parts
@@ -17,6 +17,7 @@ from amc_tf.device.stored_meters import CachedMeter, RecordingMeter
 from amc_tf.device.table import LatencyTable
 from amc_tf.errors import MeasurementError, RunStoppedError
 from amc_tf.graph import count_cost
+from amc_tf.keras_callbacks import check_callbacks
 from amc_tf.operator_rows import profile_operators
 from amc_tf.plan import PruningPlan
 from amc_tf.progress import Clock, Progress
@@ -68,6 +69,7 @@ def compress(  # noqa: PLR0913, the façade: each argument is a choice of the us
     overwrite: bool = False,
     labels: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
+    callbacks: Sequence[Any] = (),
 ) -> CompressionResult:
     """Finds a pruning plan within a budget, fine-tunes the slim network, converts, times and reports it.
 
@@ -99,6 +101,9 @@ def compress(  # noqa: PLR0913, the façade: each argument is a choice of the us
         labels: entries for the summary that say where model and data came from ("model", "data", "command");
             by default the model's name, the number of images and the budget.
         progress: told what happens.
+        callbacks: Keras callbacks that are told of the episodes of the search as of epochs, and may end it by
+            `model.stop_training`; what was found so far is then fine-tuned, and `resume` plays the rest. Of
+            several stages each has a beginning and an end of its own. See `amc_tf.keras_callbacks.listening`.
 
     Returns:
         The slim model and all about it.
@@ -107,6 +112,7 @@ def compress(  # noqa: PLR0913, the façade: each argument is a choice of the us
         AmcError: one of its subclasses, with a sentence for the user; see `amc_tf.errors`.
     """
     check_num_stages(stages)
+    check_callbacks(callbacks)
     if quantization is not None and quantization.epochs:
         check_quantizable(model)
     settings = settings or SearchSettings()
@@ -125,6 +131,7 @@ def compress(  # noqa: PLR0913, the façade: each argument is a choice of the us
             meter=CachedMeter(meter, store) if meter else None,
             table=_starting_table(folder, table, stages),
             progress=progress or Progress(),
+            callbacks=tuple(callbacks),
         )
         job = _Compression(task, RecordingMeter(meter, store) if meter else None, folder, profiler=meter)
         return job.run(budget, num_stages=stages, finetune_uniform=finetune_uniform, labels=labels)

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import os
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from amc_tf import summary_parts
@@ -18,6 +18,7 @@ from amc_tf.device.store import MeasurementStore
 from amc_tf.device.stored_meters import CachedMeter, RecordingMeter
 from amc_tf.errors import MeasurementError, RunStoppedError
 from amc_tf.finetune import EpochRecord
+from amc_tf.keras_callbacks import check_callbacks, listening
 from amc_tf.plan import PruningPlan
 from amc_tf.progress import Clock, Progress
 from amc_tf.rebuild import rebuild
@@ -68,6 +69,7 @@ def sparsify(  # noqa: PLR0913, the façade: each argument is a choice of the us
     overwrite: bool = False,
     labels: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
+    callbacks: Sequence[Any] = (),
 ) -> SparsityResult:
     """Finds how many weights each layer needs within a budget, trains those, converts and measures.
 
@@ -92,6 +94,7 @@ def sparsify(  # noqa: PLR0913, the façade: each argument is a choice of the us
         overwrite: delete an earlier run in that folder.
         labels: entries for the summary that say where model and data came from.
         progress: told what happens.
+        callbacks: Keras callbacks that are told of the episodes, as of `compress`.
 
     Returns:
         The sparse model and all about it.
@@ -100,6 +103,7 @@ def sparsify(  # noqa: PLR0913, the façade: each argument is a choice of the us
         AmcError: one of its subclasses, with a sentence for the user; see `amc_tf.errors`.
     """
     settings, finetuning = settings or SearchSettings(), finetuning or FinetuneSettings()
+    check_callbacks(callbacks)
     model = to_keras3(model)  # so that plan and sparse network name the layers alike
     if finetuning.epochs:
         check_trainable(model)
@@ -125,7 +129,13 @@ def sparsify(  # noqa: PLR0913, the façade: each argument is a choice of the us
             min_keep_ratio_dense=min_keep_ratio_dense,
         )
         job = _Sparsification(
-            model, session, finetuning, input_range=input_range, clock=clock, progress=progress
+            model,
+            session,
+            finetuning,
+            input_range=input_range,
+            clock=clock,
+            progress=progress,
+            callbacks=callbacks,
         )
         recording = RecordingMeter(meter, store) if meter else None
         result = job.run(recording, folder, finetune_uniform=finetune_uniform)
@@ -148,6 +158,7 @@ class _Sparsification:
         input_range: str,
         clock: Clock,
         progress: Progress,
+        callbacks: Sequence[Any],
     ) -> None:
         self._model = model
         self._session = session
@@ -155,6 +166,7 @@ class _Sparsification:
         self._input_range = input_range
         self._clock = clock
         self._progress = progress
+        self._callbacks = callbacks
 
     def run(
         self, meter: LatencyMeter | None, folder: RunFolder | None, *, finetune_uniform: bool
@@ -163,8 +175,8 @@ class _Sparsification:
         session, clock = self._session, self._clock
         clock.begin("search")
         scores = {"uniform": session.uniform(), "threshold": session.global_threshold()}
-        total = session.settings.episodes
-        found = session.search(folder, lambda record: self._progress.episode(record, total))
+        with listening(self._callbacks, self._progress, session.settings.episodes) as tell:
+            found = session.search(folder, tell)
         choice = session.choose(scores["uniform"], found)
         scores["pruned"] = choice.best
         models = {name: self._build(score) for name, score in scores.items()}

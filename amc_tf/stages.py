@@ -16,6 +16,7 @@ from amc_tf.budget import Budget, Limit
 from amc_tf.cost import Cost
 from amc_tf.errors import BudgetError, RunFolderError, SettingsError
 from amc_tf.finalists import Choice
+from amc_tf.keras_callbacks import listening
 from amc_tf.plan import PruningPlan, compose
 from amc_tf.progress import Clock
 from amc_tf.rebuild import rebuild
@@ -301,9 +302,9 @@ def _unchanged(limit: Limit, before: Found) -> Found:
 
 
 def _search(task: CompressionTask, session: PruningSession, folder: RunFolder | None) -> Choice:
-    total = task.settings.episodes
     uniform = session.uniform()
-    result = session.search(folder, lambda record: task.progress.episode(record, total))
+    with listening(task.callbacks, task.progress, task.settings.episodes) as tell:
+        result = session.search(folder, tell)
     return session.choose(uniform, result)
 
 

@@ -38,6 +38,7 @@ class CompressionTask:
         meter: times candidates; None to leave latency out.
         table: what is known about the meter's device before the first search, or None.
         progress: told of episodes and epochs.
+        callbacks: Keras callbacks that are told of the episodes of each search.
     """
 
     model: Any
@@ -49,6 +50,7 @@ class CompressionTask:
     meter: LatencyMeter | None
     table: LatencyTable | None
     progress: Progress
+    callbacks: tuple[Any, ...] = ()
 
     def session(
         self, model: Any, budget: Budget, *, settings: SearchSettings | None = None

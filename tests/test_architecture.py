@@ -130,6 +130,7 @@ LAYERS = (
     "amc_tf.results",
     "amc_tf.operator_rows",
     "amc_tf.progress",
+    "amc_tf.keras_callbacks",
     "amc_tf.summary_parts",
     "amc_tf.task",
     "amc_tf.stage_record",

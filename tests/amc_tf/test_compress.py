@@ -21,6 +21,7 @@ from amc_tf.errors import (
     PhoneError,
     RunFolderError,
     RunStoppedError,
+    SettingsError,
 )
 from amc_tf.evaluate import accuracy
 from amc_tf.graph import ChannelGraph, count_cost
@@ -360,6 +361,41 @@ def test_a_tf_keras_model_is_compressed_end_to_end(tmp_path):
 
 
 @pytest.mark.slow
+class StopAfter(keras.callbacks.Callback):
+    """Stops the search after an episode, and takes down the rewards."""
+
+    def __init__(self, episode):
+        super().__init__()
+        self.episode, self.rewards = episode, []
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.rewards.append(logs["reward"])
+        self.model.stop_training = epoch >= self.episode
+
+
+@pytest.mark.slow
+def test_a_keras_callback_ends_the_search_and_the_rest_is_played_on_resuming(model, tmp_path):
+    whole = run(model, out=tmp_path / "whole")
+    stop = StopAfter(3)
+    stopped = run(model, out=tmp_path / "stopped", callbacks=[stop])
+    assert count_cost(stopped.model).macs <= 0.5 * count_cost(model).macs
+    path = tmp_path / "stopped" / "episodes.jsonl"
+    assert len(path.read_text().splitlines()) == len(stop.rewards) == 4
+    assert (tmp_path / "stopped" / "report.html").is_file()
+
+    listener = StopAfter(SETTINGS.episodes)
+    resumed = run(model, out=tmp_path / "stopped", resume=True, callbacks=[listener])
+    assert listener.rewards[:4] == stop.rewards
+    assert len(listener.rewards) == SETTINGS.episodes
+    assert resumed.plan == whole.plan
+
+
+def test_a_callback_that_cannot_listen_is_refused_before_any_work(model, tmp_path):
+    with pytest.raises(SettingsError, match="ModelCheckpoint works on a model in training"):
+        run(model, out=tmp_path / "x", callbacks=[keras.callbacks.ModelCheckpoint("best.keras")])
+    assert not (tmp_path / "x").exists()
+
+
 def test_a_finished_run_resumes_to_the_same_result(finished, model):
     result, folder, _ = finished
     meter = ScriptedMeter()
