@@ -115,6 +115,9 @@ class PruningEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
     Episode: starts at the first group of the untouched network; terminates after the last group; never
     truncated. The environment draws nothing at random, so a seed changes nothing.
 
+    Agents of other libraries, as Stable-Baselines3, train on it; `PruningSession.make_env` makes the one of a
+    network, its data and a budget.
+
     Info: after each step "keep_ratio" (executed, float) and "width" (executed, int); after the last one also
     "widths" (tuple of int, one per group) and "score" (what the scorer returned).
     """

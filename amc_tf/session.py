@@ -144,14 +144,17 @@ class PruningSession:
             low, high = (middle, high) if self.scorer(networks[middle]).feasible else (low, middle)
         return self.scorer(networks[low])
 
+    def make_env(self) -> PruningEnv:
+        """Returns the environment that the search plays in, for an agent of another library to train on."""
+        return PruningEnv(self.groups, self.scorer, self.bounds)
+
     def search(
         self, folder: RunFolder | None = None, on_episode: EpisodeCallback | None = None
     ) -> SearchResult:
         """Runs the agent; see `amc_tf.search.Search.run`."""
-        env = PruningEnv(self.groups, self.scorer, self.bounds)
         predictor = self._timing.predictor if self._timing else None
         search = Search(
-            env,
+            self.make_env(),
             self.settings,
             scorer=self.scorer,
             explorer=EliteExplorer(self.bounds, self.settings.elite_share, seed=self.settings.seed),

@@ -61,6 +61,39 @@ def test_the_environment_passes_the_checker_of_gymnasium(graph):
     check_env(env_for(graph), skip_render_check=True)
 
 
+@pytest.mark.slow
+def test_an_agent_of_stable_baselines3_learns_on_the_environment(graph):
+    stable_baselines3 = pytest.importorskip("stable_baselines3", exc_type=ImportError)
+    from stable_baselines3.common import env_checker, noise
+
+    rewards = []
+
+    def scorer(widths):
+        distance = np.abs(np.array(widths) / graph.full_widths - (0.4, 0.9, 0.6)).sum()
+        rewards.append(1.0 - float(distance))
+        return SimpleNamespace(reward=rewards[-1], feasible=True)
+
+    bounds = WidthBounds(graph, Budget.none().resolve(graph.count()), round_to=4)
+    env = PruningEnv(graph, scorer, bounds)
+    with pytest.warns(UserWarning, match="We recommend you to use a symmetric and normalized Box"):
+        env_checker.check_env(env)
+    rewards.clear()
+    agent = stable_baselines3.DDPG(
+        "MlpPolicy",
+        env,
+        learning_rate=3e-3,
+        gamma=1.0,
+        learning_starts=90,
+        action_noise=noise.NormalActionNoise(np.zeros(1), np.full(1, 0.3)),
+        policy_kwargs={"net_arch": [32, 32]},
+        seed=0,
+        device="cpu",
+    )
+    agent.learn(450)
+    assert len(rewards) == 450 / env.num_steps
+    assert np.mean(rewards[-30:]) > np.mean(rewards[:30]) + 0.2
+
+
 def test_the_first_state_is_the_table_of_the_docstring_by_hand(graph):
     state = env_for(graph).reset()[0]
     macs = [64 * 27 * 16, 64 * 9 * 16, 64 * 16 * 32, 32 * 20, 20 * 10]

@@ -300,6 +300,17 @@ def test_a_search_of_a_session_stays_within_its_budget(macs_session):
     assert all(record["macs"] <= macs_session.limit.limit for record in result.episodes)
 
 
+def test_the_environment_of_a_session_scores_networks_within_its_budget(macs_session):
+    env = macs_session.make_env()
+    env.reset()
+    for _ in range(env.num_steps):
+        _, reward, terminated, _, info = env.step(np.array([1.0], np.float32))
+    assert terminated
+    assert info["score"] == macs_session.scorer(info["widths"])
+    assert reward == info["score"].reward
+    assert info["score"].cost.macs <= macs_session.limit.limit
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
