@@ -152,9 +152,10 @@ def allowed_widths(num_channels: int, *, round_to: int, min_keep_ratio: float) -
 
 
 def round_width(num_channels: int, keep_ratio: float, *, round_to: int) -> int:
-    """Returns the aligned width nearest to a keep ratio: at least one step, at most all channels."""
-    steps = max(1, math.floor(keep_ratio * num_channels / round_to + 0.5))
-    return min(num_channels, steps * round_to)
+    """Returns the aligned width, or the width of all channels, that is nearest to a keep ratio."""
+    wanted = keep_ratio * num_channels
+    steps = max(1, math.floor(wanted / round_to + 0.5))
+    return min(steps * round_to, num_channels, key=lambda width: (width > num_channels, abs(width - wanted)))
 
 
 def widths_to_plan(

@@ -185,6 +185,7 @@ def test_widths_are_rounded_to_the_nearest_step_within_the_channels():
         32,
     ]
     assert round_width(6, 0.5, round_to=8) == 6
+    assert [round_width(11, ratio, round_to=8) for ratio in (0.5, 0.8, 0.9, 1.0)] == [8, 8, 11, 11]
 
 
 @pytest.mark.parametrize(("keep_ratio", "round_to"), [(0.0, 8), (1.1, 8), (0.5, 0), (float("nan"), 8)])
