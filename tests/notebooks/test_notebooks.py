@@ -76,8 +76,7 @@ def test_the_code_passes_the_linter_and_the_formatter():
 def test_the_readme_lists_every_notebook_with_its_badge():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     for path in PATHS:
-        shown = f"| [{path.stem}](notebooks/{path.name}): "
-        assert shown in readme and f"[![Open in Colab][colab]][{path.stem}] |" in readme
+        assert f"- [{path.stem}](notebooks/{path.name}) [![Open in Colab][colab]][{path.stem}]\n" in readme
         assert f"\n[{path.stem}]: {address(path.name)}\n" in readme
     assert f"\n[colab]: {BADGE}\n" in readme
 
