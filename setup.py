@@ -48,7 +48,10 @@ setup(
     package_dir={f"amc_tf.{folder}": folder for folder in NESTED_FOLDERS},
     package_data={
         "amc_tf": ["py.typed", "templates/*"],
-        "amc_tf.models": ["plans/*.json", "tables/*.json", "*.keras", "*.npz", "checkpoints/*"],
+        "amc_tf.models": [
+            *("plans/*.json", "tables/*.json", "results/*.json"),
+            *("*.keras", "*.npz", "checkpoints/*"),
+        ],
     },
     entry_points={"console_scripts": ["amc-tf = amc_tf.cli:main"]},
     classifiers=[
