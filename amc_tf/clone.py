@@ -46,6 +46,10 @@ def iterate_layers(model: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 def set_layer_weights(layer: Any, arrays: Sequence[Any]) -> None:
     """Sets the weights of a layer and, as its own loading does, what it has derived from them."""
     layer.set_weights(arrays)
+    _finalize(layer)
+
+
+def _finalize(layer: Any) -> None:
     if hasattr(layer, "finalize_state"):  # Normalization computes with constants made from its weights
         layer.finalize_state()
 
@@ -54,8 +58,10 @@ def copy_weights(source: Any, target: Any) -> None:
     """Gives every layer of `target`, a model of the same structure, the weights of `source`."""
     originals = dict(iterate_layers(source))
     for path, layer in iterate_layers(target):
-        if layer.weights:
-            set_layer_weights(layer, originals[path].get_weights())
+        # Variable by variable: a wrapper's get_weights may be that of the layer within.
+        for variable, original in zip(layer.weights, originals[path].weights, strict=True):
+            variable.assign(original.numpy())
+        _finalize(layer)
 
 
 def in_float32(model: Any) -> Any:

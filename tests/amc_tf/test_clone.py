@@ -97,6 +97,27 @@ def test_copied_weights_give_the_same_outputs(library):
     np.testing.assert_array_equal(clone(IMAGES), model(IMAGES))
 
 
+def test_weights_that_a_wrapper_does_not_tell_of_are_copied(library):
+    class Counting(library.layers.Layer):
+        def build(self, shape):
+            self.steps = self.add_weight(shape=(), initializer="zeros", trainable=False, name="steps")
+
+        def call(self, inputs):
+            return inputs + self.steps
+
+        def get_weights(self):
+            return []
+
+        def set_weights(self, weights):
+            pass
+
+    model = classifier(library, Counting(name="counting"))
+    model.get_layer("counting").steps.assign(3.0)
+    clone = clone_with(model, lambda _, config: config)
+    copy_weights(model, clone)
+    np.testing.assert_array_equal(clone(IMAGES), model(IMAGES))
+
+
 def test_copying_the_weights_of_an_adapted_normalization_takes_effect(library):
     normalization = library.layers.Normalization()
     normalization.adapt(np.random.default_rng(0).normal(5.0, 3.0, (8, 8, 8, 3)))
