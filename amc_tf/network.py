@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from amc_tf.batch_normalize import normalize_by_batch
+from amc_tf.clone import functional_of
 from amc_tf.errors import ModelError
 from amc_tf.graph import ChannelGraph
 from amc_tf.layers.weighted import BatchNormalizationRule, scale_and_offset
@@ -42,7 +43,7 @@ class NetworkFunction:
 
     def __init__(self, model: Any, graph: ChannelGraph | None = None) -> None:
         self.graph = graph or ChannelGraph.from_model(model)
-        _check_one_to_one(self.graph.trace)
+        _check_one_to_one(model, self.graph.trace)
         self.weights: Weights = read_weights(self.graph)
         self.input_shape: tuple[int, ...] = self.graph.trace.input_shapes[0]
         self.folded: dict[str, str] = _find_folds(self.graph)
@@ -150,7 +151,12 @@ class NetworkFunction:
         return signature
 
 
-def _check_one_to_one(trace: Trace) -> None:
+def _check_one_to_one(model: Any, trace: Trace) -> None:
+    if isinstance(getattr(functional_of(model), "output", None), Mapping):
+        raise ModelError(
+            f"'{trace.name}' returns a dictionary, but one output was expected: make such a model with "
+            "keras.Model(model.inputs[0], model.outputs[0])."
+        )
     if len(trace.inputs) != 1 or len(trace.outputs) != 1:
         raise ModelError(
             f"'{trace.name}' has {len(trace.inputs)} inputs and {len(trace.outputs)} outputs: one image "

@@ -127,3 +127,5 @@ def test_a_second_input_or_output_is_refused(library):
         NetworkFunction(
             library.Model(images, [library.layers.Dense(4)(hidden), library.layers.Dense(2)(hidden)])
         )
+    with pytest.raises(ModelError, match=r"returns a dictionary, .* keras.Model\(model.inputs\[0\]"):
+        NetworkFunction(library.Model(images, {"logits": hidden}))
