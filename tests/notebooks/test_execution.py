@@ -13,7 +13,9 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from tests.notebooks.notebooks import PACKAGE, PATHS, ROOT, cell, read
+from amc_tf.device.table import LatencyTable
+from tests.notebooks.notebooks import FOLDER, PACKAGE, PATHS, ROOT, cell, read
+from tests.stand_in_tool import write_stand_in
 
 pytestmark = pytest.mark.slow
 CELL_TIMEOUT_S = 1200  # on a machine that has other work
@@ -107,3 +109,23 @@ def test_a_notebook_runs_from_the_installed_wheel_alone(path, execute, wheel):
         if "image/png" in output.get("data", {})
     ]
     assert len(plots) >= 2
+
+
+def test_with_a_phone_the_steps_at_home_run_too(execute, wheel, adbd, tmp_path):
+    tool = write_stand_in(tmp_path / "benchmark_model", us_per_kb=10.0)
+    path = FOLDER / "on_device_latency.ipynb"
+    notebook = prepared(path, wheel, SERIAL=adbd.serial, BENCHMARK_BINARY=str(tool))
+    execute(notebook, "")
+    printed = "".join(
+        output.text
+        for item in notebook.cells
+        if item.cell_type == "code"
+        for output in item.outputs
+        if output.output_type == "stream"
+    )
+    assert "Skipped" not in printed
+    assert "Now measured in the report: Uniform, Found plan" in printed
+    table = LatencyTable.load(tmp_path / "phone.json")
+    assert f"The whole network on {table.name}: " in printed
+    labels = [sample.label for sample in table.samples]
+    assert labels[0] == "original" and any(label.startswith("on_device: ") for label in labels)

@@ -48,7 +48,8 @@ def test_a_notebook_begins_with_its_badge_the_installation_and_the_parameters(pa
     assert title.source.startswith("# ") and badge(path.name) in title.source
     assert install.id == "install" and f'PACKAGE = "{PACKAGE}"' in install.source
     assert parameters.metadata.tags == ["parameters"]
-    assert re.search(r"^FAST = False  # True: ", parameters.source, re.MULTILINE)
+    assert parameters.source.startswith("FAST = False  # True: ")
+    assert all(re.match(r"[A-Z_]+ = \S+  # ", line) for line in parameters.source.splitlines())
 
 
 def test_no_other_address_of_the_repository_stands_in_a_notebook(path, notebook):
