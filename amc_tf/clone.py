@@ -58,6 +58,8 @@ def copy_weights(source: Any, target: Any) -> None:
     """Gives every layer of `target`, a model of the same structure, the weights of `source`."""
     originals = dict(iterate_layers(source))
     for path, layer in iterate_layers(target):
+        if not layer.weights:  # an input may have another name in the copy
+            continue
         # Variable by variable: a wrapper's get_weights may be that of the layer within.
         for variable, original in zip(layer.weights, originals[path].weights, strict=True):
             variable.assign(original.numpy())

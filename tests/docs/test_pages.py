@@ -117,12 +117,12 @@ def test_every_page_is_in_the_navigation() -> None:
 
 
 def test_pages_are_not_wider_than_the_house_allows() -> None:
-    """But for tables and code."""
+    """But for tables, code and the addresses of links."""
     wide = [
         f"{page_name(page)}: {line[:60]}"
         for page in PAGES
         for line in prose(page).splitlines()
-        if len(line) > 125 and not line.startswith("|")
+        if len(line) > 125 and not line.startswith("|") and "]: https://" not in line
     ]
     assert wide == []
 
