@@ -1,5 +1,7 @@
 """The actor and critic networks of the DDPG agent, their targets, and the compiled update."""
 
+import functools
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -187,20 +189,24 @@ def _build_critic(
     state_size: int, hidden_units: tuple[int, ...], generator: np.random.Generator
 ) -> keras.Model:
     inputs = [keras.Input((state_size,)), keras.Input((1,))]
-    outputs = _dense_stack(keras.layers.Concatenate()(inputs), hidden_units, "linear", generator)
+    outputs = _dense_stack(
+        keras.layers.Concatenate(dtype="float32")(inputs), hidden_units, "linear", generator
+    )
     return keras.Model(inputs, outputs, name="critic")
 
 
 def _dense_stack(
     tensor: keras.KerasTensor, hidden_units: tuple[int, ...], activation: str, generator: np.random.Generator
 ) -> keras.KerasTensor:
+    # In float32 even where the user has set a global policy of mixed precision.
+    dense = functools.partial(keras.layers.Dense, dtype="float32")
     for units in hidden_units:
         initializer = keras.initializers.GlorotUniform(seed=_draw_seed(generator))
-        tensor = keras.layers.Dense(units, activation="relu", kernel_initializer=initializer)(tensor)
+        tensor = dense(units, activation="relu", kernel_initializer=initializer)(tensor)
     initializer = keras.initializers.RandomUniform(
         -_FINAL_LAYER_RANGE, _FINAL_LAYER_RANGE, seed=_draw_seed(generator)
     )
-    return keras.layers.Dense(1, activation=activation, kernel_initializer=initializer)(tensor)
+    return dense(1, activation=activation, kernel_initializer=initializer)(tensor)
 
 
 def _draw_seed(generator: np.random.Generator) -> int:

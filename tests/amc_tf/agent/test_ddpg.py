@@ -1,5 +1,6 @@
 """Facts about amc_tf/agent/ddpg.py."""
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -74,6 +75,18 @@ def test_the_same_seed_gives_the_same_agent_after_training():
     for agent in agents:
         train_on_toy(agent, 5, np.random.default_rng(7))
     assert_same_state(agents[0].state(), agents[1].state())
+
+
+def test_a_global_policy_of_mixed_precision_changes_nothing():
+    keras.mixed_precision.set_global_policy("mixed_float16")
+    try:
+        agent = small_agent()
+        train_on_toy(agent, 5, np.random.default_rng(0))
+    finally:
+        keras.mixed_precision.set_global_policy("float32")
+    same = small_agent()
+    train_on_toy(same, 5, np.random.default_rng(0))
+    assert_same_state(agent.state(), same.state())
 
 
 def test_another_seed_gives_another_agent():
