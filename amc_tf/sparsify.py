@@ -11,6 +11,7 @@ from typing import Any
 
 from amc_tf import summary_parts
 from amc_tf.budget import Budget
+from amc_tf.clone import in_float32
 from amc_tf.data import as_image_data, same_classes, split_data
 from amc_tf.device.convert import to_tflite
 from amc_tf.device.latency import LatencyMeter
@@ -78,7 +79,8 @@ def sparsify(  # noqa: PLR0913, the façade: each argument is a choice of the us
     with `compress`.
 
     Args:
-        model: a built functional or Sequential classifier, Keras 3 or `tf_keras`; it is not changed.
+        model: a built functional or Sequential classifier, Keras 3 or `tf_keras`; it is not changed. The
+            sparse network of one of mixed precision is in float32.
         train: images and labels to learn from, as of `compress`.
         validation: likewise; only the results are computed on it.
         budget: what the sparse network may cost. "params" and "macs" count what is not zero, "bytes" the
@@ -104,7 +106,7 @@ def sparsify(  # noqa: PLR0913, the façade: each argument is a choice of the us
     """
     settings, finetuning = settings or SearchSettings(), finetuning or FinetuneSettings()
     check_callbacks(callbacks)
-    model = to_keras3(model)  # so that plan and sparse network name the layers alike
+    model = in_float32(to_keras3(model))  # so that plan and sparse network name the layers alike
     if finetuning.epochs:
         check_trainable(model)
     split = split_data(

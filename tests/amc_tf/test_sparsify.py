@@ -8,6 +8,7 @@ import pytest
 
 import amc_tf
 from amc_tf.budget import Budget
+from amc_tf.clone import clone_with, copy_weights
 from amc_tf.device.operators import read_operators
 from amc_tf.errors import ModelError, PhoneError, RunFolderError, RunStoppedError
 from amc_tf.settings import AgentSettings, FinetuneSettings, SearchSettings
@@ -145,6 +146,18 @@ def test_training_is_compared_with_uniform_sparsity_trained_alike(model):
     assert summary["finetuned"]["top1"] > summary["pruned"]["top1"]
     assert summary["uniform_finetuned"]["params"] == summary["uniform"]["params"]
     assert summary["uniform_finetuned"]["top1"] > summary["uniform"]["top1"]
+
+
+@pytest.mark.slow
+def test_a_network_of_mixed_precision_becomes_a_sparse_one_in_float32(model, result):
+    def to_mixed(path, config):
+        return {**config, "dtype": "mixed_float16"} if path == "pointwise" else config
+
+    mixed = clone_with(model, to_mixed)
+    copy_weights(model, mixed)
+    sparse = run(mixed, finetuning=FinetuneSettings(epochs=1, batch_size=32, learning_rate=1e-3))
+    assert {layer.compute_dtype for layer in sparse.model.layers} == {"float32"}
+    assert sparse.plan == result.plan
 
 
 @pytest.mark.slow
