@@ -396,6 +396,7 @@ def test_a_callback_that_cannot_listen_is_refused_before_any_work(model, tmp_pat
     assert not (tmp_path / "x").exists()
 
 
+@pytest.mark.slow
 def test_a_finished_run_resumes_to_the_same_result(finished, model):
     result, folder, _ = finished
     meter = ScriptedMeter()

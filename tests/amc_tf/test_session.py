@@ -256,6 +256,7 @@ def test_a_search_by_table_alone_needs_no_device(model, split, table):
     assert result.best.latency_ms <= session.limit.limit
 
 
+@pytest.mark.slow
 def test_a_search_that_began_with_a_table_is_resumed_with_one_only(model, split, table, tmp_path):
     given = {"budget": Budget(latency=0.6), "meter": ScriptedMeter()}
     with RunFolder(tmp_path) as folder:

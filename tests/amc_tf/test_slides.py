@@ -31,7 +31,7 @@ def test_each_chart_becomes_two_files_of_the_size_of_a_slide(figures, tmp_path):
     assert ElementTree.parse(paths[1]).getroot().tag == "{http://www.w3.org/2000/svg}svg"
 
 
-@pytest.mark.parametrize("name", ["channels", "accuracy"])
+@pytest.mark.parametrize("name", ["channels", pytest.param("accuracy", marks=pytest.mark.slow)])
 def test_equal_figures_give_equal_files(figures, name):
     assert draw_slide(figures[name], "svg") == draw_slide(figures[name], "svg")
 

@@ -140,6 +140,7 @@ def test_a_network_that_cannot_be_trained_is_refused_before_the_search(tmp_path)
     assert not (tmp_path / "x").exists()
 
 
+@pytest.mark.slow
 def test_training_is_compared_with_uniform_sparsity_trained_alike(model):
     finetuning = FinetuneSettings(epochs=4, batch_size=32, learning_rate=1e-3)
     summary = run(model, finetuning=finetuning, finetune_uniform=True).summary

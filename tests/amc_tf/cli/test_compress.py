@@ -133,7 +133,8 @@ class Interrupting(console.Progress):
             raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("episode", [pytest.param(0, marks=pytest.mark.slow), 4])
+@pytest.mark.slow
+@pytest.mark.parametrize("episode", [0, 4])
 def test_an_interrupted_search_resumes_to_the_plan_of_an_uninterrupted_one(
     amc, tmp_path, monkeypatch, episode
 ):

@@ -294,6 +294,7 @@ def run_process(*words, folder, **options):
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, **options)
 
 
+@pytest.mark.slow
 def test_a_failing_process_writes_one_sentence_and_nothing_else(files):
     result = run_process("inspect", "nothing.keras", folder=files, timeout=60)
     assert (result.returncode, result.stdout) == (1, "")
