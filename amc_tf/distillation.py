@@ -54,17 +54,18 @@ def soften(outputs: np.ndarray, temperature: float, *, has_softmax: bool) -> np.
     return exponentials / exponentials.sum(axis=-1, keepdims=True)
 
 
-def are_probabilities(outputs: np.ndarray) -> bool:
+def are_probabilities(outputs: np.ndarray, *, tolerance: float = 0.01) -> bool:
     """Tells whether outputs are probabilities (a softmax was applied) or logits.
 
     Args:
         outputs: float [B, classes] for a few images.
+        tolerance: By how much a sum may differ from 1; by default half precision passes.
 
     Returns:
-        True if no output is negative and each row sums to 1 (within 0.01: half precision passes).
+        True if no output is negative and each row sums to 1, within the tolerance.
     """
     outputs = np.asarray(outputs, np.float32)
-    return bool(np.all(outputs >= 0.0) and np.all(np.abs(outputs.sum(axis=-1) - 1.0) < 0.01))
+    return bool(np.all(outputs >= 0.0) and np.all(np.abs(outputs.sum(axis=-1) - 1.0) < tolerance))
 
 
 def to_log_probabilities(outputs: Any, *, has_softmax: bool) -> Any:

@@ -12,11 +12,13 @@ from numpy.typing import NDArray
 
 from amc_tf.clone import keras_of
 from amc_tf.data import INPUT_RANGES, ImageData, to_input_range
+from amc_tf.distillation import are_probabilities, soften
 from amc_tf.errors import DataError, ModelError
 
 # A trained network must beat guessing by this part of what there is to gain, and by three standard errors.
 _MIN_GAIN = 0.05
 _NUM_STANDARD_ERRORS = 3.0
+_INT8_TOLERANCE = 0.5  # of sums: an int8 softmax of many classes rounds small probabilities to zero
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,10 +29,14 @@ class Accuracy:
         top1: Fraction of images whose class has the highest score, in [0, 1].
         top5: Fraction of images whose class is among the five highest scores, in [0, 1]; 1 for five classes
             or fewer.
+        probability: Mean probability that the network gives the true class, in [0, 1]: how often it would be
+            right if its answers were drawn by its probabilities. Of as many images it tells more about a
+            network than top-1, where most images say the same of all candidates.
     """
 
     top1: float
     top5: float
+    probability: float
 
 
 def accuracy(
@@ -40,14 +46,15 @@ def accuracy(
 
     Args:
         predict: Takes float32 [B, H, W, C] in the model's input range and returns scores [B, classes] (logits
-            or probabilities): a keras.Model, or `lambda images: network(images, weights)`.
+            or probabilities, told apart on the first batch): a keras.Model, or
+            `lambda images: network(images, weights)`.
         data: Images and labels.
         input_range: How uint8 pixels are scaled, one of INPUT_RANGES.
         batch_size: Images per call; the last batch may be smaller.
 
     Returns:
         The accuracy. Equal scores go to the lower class, as in argmax; an image with a NaN score counts as
-        wrong.
+        wrong, with a probability of 0.
 
     Raises:
         ModelError: The network does not return one row of scores per image.
@@ -56,18 +63,26 @@ def accuracy(
     Example:
         >>> from amc_tf.data import ImageData
         >>> data = ImageData(np.zeros((2, 1, 1, 1), np.uint8), np.array([0, 1]), 2)
-        >>> accuracy(lambda images: np.array([[3.0, 1.0], [3.0, 1.0]]), data, input_range="0..1")
-        Accuracy(top1=0.5, top5=1.0)
+        >>> accuracy(lambda images: np.array([[0.75, 0.25], [0.75, 0.25]]), data, input_range="0..1")
+        Accuracy(top1=0.5, top5=1.0, probability=0.5)
     """
-    ranks = [
-        _ranks(
-            predict(to_input_range(data.images[start : start + batch_size], input_range)),
-            data.labels[start : start + batch_size],
-        )
-        for start in range(0, len(data), batch_size)
-    ]
+    ranks, probabilities = [], []
+    has_softmax: bool | None = None
+    for start in range(0, len(data), batch_size):
+        scores = np.asarray(predict(to_input_range(data.images[start : start + batch_size], input_range)))
+        labels = data.labels[start : start + batch_size]
+        ranks.append(_ranks(scores, labels))
+        if has_softmax is None:
+            numbers = scores[~np.isnan(scores).any(axis=1)]
+            has_softmax = are_probabilities(numbers, tolerance=_INT8_TOLERANCE)
+        softmax = soften(scores, 1.0, has_softmax=has_softmax)
+        probabilities.append(np.nan_to_num(softmax[np.arange(len(labels)), labels]))
     rank = np.concatenate(ranks)  # [N]
-    return Accuracy(top1=float(np.mean(rank < 1)), top5=float(np.mean(rank < 5)))
+    return Accuracy(
+        top1=float(np.mean(rank < 1)),
+        top5=float(np.mean(rank < 5)),
+        probability=float(np.mean(np.concatenate(probabilities), dtype=np.float64)),
+    )
 
 
 def compiled(model: Any) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
@@ -134,9 +149,8 @@ def check_not_chance(
     )
 
 
-def _ranks(scores: Any, labels: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Returns how many classes come before the true one, int64 [B]."""
-    table = np.asarray(scores)  # [B, classes]
+def _ranks(table: NDArray[Any], labels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Returns how many classes come before the true one, int64 [B], from scores [B, classes]."""
     if table.ndim != 2 or len(table) != len(labels):
         raise ModelError(
             f"The network returned the shape {table.shape} for {len(labels)} images, but a classifier "

@@ -11,7 +11,10 @@ from amc_tf.errors import SettingsError
 from amc_tf.progress import Progress
 from amc_tf.search import DROPPED, EpisodeCallback
 
-LOGS = ("reward", "best_reward", "top1", "top5", "macs", "params", "bytes", "latency_ms", "feasible")
+LOGS = (
+    "reward", "best_reward", "top1", "top5", "probability", "macs", "params", "bytes", "latency_ms",
+    "feasible",
+)  # fmt: skip
 # What these save, restore or change belongs to a model that is trained, which a search does not have.
 _UNFIT = (
     "BackupAndRestore", "LearningRateScheduler", "ModelCheckpoint", "ReduceLROnPlateau", "SwapEMAWeights",
@@ -30,9 +33,10 @@ def listening(callbacks: Sequence[Any], progress: Progress, num_episodes: int) -
     | on_train_end                 | when the search has ended or was stopped; not when it has failed      |
 
     The epoch is the number of the episode, from 0. The logs are floats: "reward" of the episode and
-    "best_reward" so far (-inf until a network is within the budget), "top1" and "top5" in [0, 1] on the
-    search images, "macs", "params", "bytes", "latency_ms" where it is measured, "feasible" (1 within the
-    budget, else 0). `model` is an empty object: `model.stop_training = True` ends the search.
+    "best_reward" so far (-inf until a network is within the budget), "top1", "top5" and "probability" on the
+    search images (see `amc_tf.evaluate.Accuracy`), "macs", "params", "bytes", "latency_ms" where it is
+    measured, "feasible" (1 within the budget, else 0). `model` is an empty object: `model.stop_training =
+    True` ends the search.
 
     What a callback remembers it remembers in the next search, too: EarlyStopping of Keras 3 its best value,
     so that a compression of several stages would compare each stage with those before.

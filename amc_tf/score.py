@@ -52,6 +52,7 @@ class Score:
         reward: what the agent is told.
         top1: accuracy on the search images, in [0, 1].
         top5: likewise.
+        probability: mean probability of the true class on these images, in [0, 1].
         cost: exact cost.
         latency_ms: measured median latency, scaled to the reference's first timing; None without a meter.
         feasible: whether the network is within the budget as measured.
@@ -61,6 +62,7 @@ class Score:
     reward: float
     top1: float
     top5: float
+    probability: float
     cost: Cost
     latency_ms: float | None
     feasible: bool
@@ -76,6 +78,7 @@ class Score:
             "reward": self.reward,
             "top1": self.top1,
             "top5": self.top5,
+            "probability": self.probability,
             "macs": self.cost.macs,
             "params": self.cost.params,
             "bytes": self.cost.size_bytes,
@@ -92,6 +95,7 @@ class Score:
             reward=value["reward"],
             top1=value["top1"],
             top5=value["top5"],
+            probability=value["probability"],
             cost=Cost(value["macs"], value["params"], value["bytes"] - BYTES_PER_FLOAT32 * value["params"]),
             latency_ms=value["latency_ms"],
             feasible=value["feasible"],
@@ -141,6 +145,8 @@ class Objective:
 
     Attributes:
         reward: name of the reward (see `amc_tf.reward`).
+        metric: what accuracy is in it, one of `amc_tf.settings.ACCURACY_METRICS`; top-1 where there is an
+            accuracy floor, which is one on top-1.
         limit: the budget in absolute numbers.
         latency_exponent: w of the soft latency reward.
         accuracy_floor: top-1 on the search images that a network must keep to count, in [0, 1]; errors that
@@ -150,6 +156,7 @@ class Objective:
 
     reward: str
     limit: Limit
+    metric: str = "top1"
     latency_exponent: float = -0.07
     accuracy_floor: float = 0.0
     int8_accuracy: bool = False
@@ -228,7 +235,7 @@ class Scorer:
         """
         found = self._accuracy(weights, data)
         reward, feasible = self._judge(found, score.cost, score.latency_ms)
-        return dataclasses.replace(score, reward=reward, top1=found.top1, top5=found.top5, feasible=feasible)
+        return dataclasses.replace(score, reward=reward, feasible=feasible, **dataclasses.asdict(found))
 
     def _score(self, widths: tuple[int, ...]) -> Score:
         found, latency_ms = self._evaluate(self._builder.plan(widths))
@@ -236,15 +243,22 @@ class Scorer:
             self._timing.predictor.observe(widths, latency_ms)
         cost = self._builder.count(widths)
         reward, feasible = self._judge(found, cost, latency_ms)
-        return Score(widths, reward, found.top1, found.top5, cost, latency_ms, feasible)
+        return Score(
+            widths=widths,
+            reward=reward,
+            cost=cost,
+            latency_ms=latency_ms,
+            feasible=feasible,
+            **dataclasses.asdict(found),
+        )
 
     def _judge(self, found: Accuracy, cost: Cost, latency_ms: float | None) -> tuple[float, bool]:
         """Returns the reward, and whether the network is within the budget."""
         objective = self._objective
         limit = objective.limit
         outcome = Outcome(
-            top1=found.top1,
-            top5=found.top5,
+            **dataclasses.asdict(found),
+            metric="top1" if objective.accuracy_floor else objective.metric,
             macs=cost.macs,
             params=cost.params,
             latency_ms=latency_ms,

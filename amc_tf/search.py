@@ -24,10 +24,20 @@ from amc_tf.settings import SearchSettings
 EpisodeCallback = Callable[[Mapping[str, Any]], bool | None]
 DROPPED = "dropped"
 _RECORD = (
-    "episode", "kind", "reward", "top1", "top5", "macs", "params", "bytes", "latency_ms", "widths",
-    "feasible", "best_reward", "noise", "critic_loss", "seconds",
+    "episode", "kind", "reward", "top1", "top5", "probability", "macs", "params", "bytes", "latency_ms",
+    "widths", "feasible", "best_reward", "noise", "critic_loss", "seconds",
 )  # fmt: skip
-_SCALARS = ("reward", "best_reward", "top1", "macs", "params", "latency_ms", "noise", "critic_loss")
+_SCALARS = (
+    "reward",
+    "best_reward",
+    "top1",
+    "probability",
+    "macs",
+    "params",
+    "latency_ms",
+    "noise",
+    "critic_loss",
+)
 
 
 class RemembersScores(Protocol):

@@ -285,6 +285,7 @@ class PruningSession:
         objective = Objective(
             self.settings.reward,
             self.limit,
+            metric=self.settings.accuracy_metric,
             latency_exponent=self.settings.latency_exponent,
             accuracy_floor=self._accuracy_floor(),
             int8_accuracy=self.settings.int8_accuracy,

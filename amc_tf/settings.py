@@ -13,6 +13,7 @@ from amc_tf.errors import SettingsError
 
 AUGMENTATIONS = ("auto", "none", "flip", "shift", "crop_flip")
 LATENCY_PRECISIONS = ("float32", "int8")
+ACCURACY_METRICS = ("top1", "top5", "probability")
 MIN_KEEP_RATIO_DENSE = 0.02  # paper: fine-grained pruning takes at most 0.98 of a fully connected layer
 
 
@@ -95,6 +96,8 @@ class SearchSettings:
         elite_share: Part of the episodes that vary the best plan so far instead of following the actor, in
             [0, 1]; 0 is the paper's search (see `amc_tf/elite.py`).
         reward: Name of the reward (see `amc_tf/reward.py`).
+        accuracy_metric: What accuracy is in the reward, one of `ACCURACY_METRICS` (see `amc_tf.reward`); it
+            is top-1 under a budget of accuracy, which is one on top-1.
         reconstruct: Whether the kept weights are re-fitted by least squares.
         reestimate_batch_norm: Whether batch-norm statistics are estimated again after pruning.
         num_calibration_images: Images for reconstruction and batch-norm statistics.
@@ -122,6 +125,7 @@ class SearchSettings:
     importance: str = "backward_elimination"  # ours, measured best; the paper: maximum response
     elite_share: float = 0.5  # ours
     reward: str = "error"  # paper, section 3.3: R_err for a resource-constrained search
+    accuracy_metric: str = "probability"  # ours, measured best; the paper: top-1, for ImageNet's code top-5
     reconstruct: bool = True  # paper, section 3.3: least squares on the feature maps
     reestimate_batch_norm: bool = True  # ours
     num_calibration_images: int = 500  # ours
@@ -158,11 +162,8 @@ class SearchSettings:
             _check_name(self, name)
         for name in ("reconstruct", "reestimate_batch_norm", "int8_accuracy"):
             _check_bool(self, name)
-        if self.latency_precision not in LATENCY_PRECISIONS:
-            raise SettingsError(
-                f"latency_precision is {self.latency_precision!r}; choose one of "
-                f"{', '.join(LATENCY_PRECISIONS)}."
-            )
+        _check_choice(self, "latency_precision", LATENCY_PRECISIONS)
+        _check_choice(self, "accuracy_metric", ACCURACY_METRICS)
         if self.warmup_episodes >= self.episodes:
             raise SettingsError(
                 f"warmup_episodes is {self.warmup_episodes} but there are only {self.episodes} episodes; give"
@@ -228,8 +229,7 @@ class FinetuneSettings:
             _check_number(self, name, at_least=0.0)
         _check_number(self, "distillation_weight", at_least=0.0, at_most=1.0)
         _check_number(self, "label_smoothing", at_least=0.0, below=1.0)
-        if self.augment not in AUGMENTATIONS:
-            raise SettingsError(f"augment is {self.augment!r}; choose one of {', '.join(AUGMENTATIONS)}.")
+        _check_choice(self, "augment", AUGMENTATIONS)
 
     def to_json(self) -> dict[str, Any]:
         """Returns the settings as a dictionary that `json` can write."""
@@ -314,6 +314,12 @@ def _check_number(
         raise SettingsError(f"{name} is {value!r}; give a number {expected}.")
 
 
+def _check_choice(settings: Any, name: str, choices: tuple[str, ...]) -> None:
+    value = getattr(settings, name)
+    if value not in choices:
+        raise SettingsError(f"{name} is {value!r}; choose one of {', '.join(choices)}.")
+
+
 def _check_name(settings: Any, name: str) -> None:
     value = getattr(settings, name)
     if not isinstance(value, str) or not value:
@@ -334,6 +340,7 @@ PRESETS = {
     "paper": SearchSettings(
         importance="activation",
         elite_share=0.0,
+        accuracy_metric="top1",
         min_budget_use=0.0,
         reestimate_batch_norm=False,
         num_finalists=1,

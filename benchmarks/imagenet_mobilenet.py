@@ -36,7 +36,7 @@ from benchmarks.shared_data import data_dir, load_imagenet_samples, load_imagene
 
 INPUT_RANGE = "-1..1"
 _LOGGER = logging.getLogger(__name__)
-_NETWORKS = {
+NETWORKS = {
     "mobilenet": (keras.applications.MobileNet, "mobilenet_v1_1.0_224.weights.h5"),
     "mobilenet_v2": (keras.applications.MobileNetV2, "mobilenet_v2_1.0_224.weights.h5"),
 }
@@ -51,10 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = _parse(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     folder = data_dir(given.data_dir)
-    build, weights = _NETWORKS[given.network]
-    model = build(weights=None)
-    model.load_weights(folder / "weights" / weights)
-    samples, test = load_imagenet_samples(folder), load_imagenet_test(folder)
+    model = load_network(given.network, folder)
     given.out.mkdir(parents=True, exist_ok=True)
     rows = []
     for seed in given.seeds:
@@ -65,18 +62,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
             num_search_images=given.search_images,
             num_finalists=given.finalists,
         )
-        split = split_data(
-            samples,
-            test,
-            num_calibration=settings.num_calibration_images,
-            num_search=settings.num_search_images,
-            seed=seed,
-        )
-        rows.append(run_seed(model, split, settings, given))
+        rows.append(run_seed(model, split_of(folder, settings), settings, given))
         report = {"command": sys.argv, "rows": rows}
         (given.out / "results.json").write_text(json.dumps(report, indent=1) + "\n")
         _LOGGER.info("%s", json.dumps(rows[-1]))
     return 0
+
+
+def load_network(name: str, folder: Path) -> keras.Model:
+    """Builds a network of `NETWORKS` with the weights in the data folder."""
+    build, weights = NETWORKS[name]
+    model = build(weights=None)
+    model.load_weights(folder / "weights" / weights)
+    return model
+
+
+def split_of(folder: Path, settings: SearchSettings) -> DataSplit:
+    """Splits the images as the search with these settings has them."""
+    return split_data(
+        load_imagenet_samples(folder),
+        load_imagenet_test(folder),
+        num_calibration=settings.num_calibration_images,
+        num_search=settings.num_search_images,
+        seed=settings.seed,
+    )
 
 
 def run_seed(
@@ -160,7 +169,7 @@ def test_accuracy(session: PruningSession, weights: Any, split: DataSplit) -> Ma
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("network", choices=_NETWORKS)
+    parser.add_argument("network", choices=NETWORKS)
     parser.add_argument("--data-dir")
     parser.add_argument("--budget", default="macs=0.5")
     parser.add_argument("--episodes", type=int, default=150)

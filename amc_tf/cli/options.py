@@ -33,6 +33,7 @@ _SEARCHING = (
     ("episodes", "--episodes", "episodes of the search"),
     _SEED,
     ("reward", "--reward", "error, macs, parameters, latency or soft_latency"),
+    ("accuracy_metric", "--accuracy-metric", "the accuracy in the reward: top1, top5 or probability"),
     ("num_search_images", "--search-images", "images behind the accuracy in the reward"),
     ("num_finalists", "--finalists", "best networks of the search, which are recovered longer to choose"),
     ("checkpoint_every", "--checkpoint-every", "episodes between two checkpoints"),

@@ -36,8 +36,9 @@ def model():
 
 def episode(number, widths, reward, feasible):
     return {
-        "episode": number, "kind": "search", "reward": reward, "top1": 0.8, "top5": 1.0, "macs": 1000,
-        "params": 10, "bytes": 40, "latency_ms": 0.125 * number, "widths": list(widths), "feasible": feasible,
+        "episode": number, "kind": "search", "reward": reward, "top1": 0.8, "top5": 1.0,
+        "probability": 0.7, "macs": 1000, "params": 10, "bytes": 40, "latency_ms": 0.125 * number,
+        "widths": list(widths), "feasible": feasible,
     }  # fmt: skip
 
 

@@ -341,7 +341,7 @@ def test_an_unreachable_accuracy_becomes_a_sentence(model):
     settings = dataclasses.replace(
         SETTINGS, episodes=2, warmup_episodes=1, reward="macs", reestimate_batch_norm=False
     )
-    session_scorer = Score((4, 8, 4), -0.9, 0.1, 0.9, count_cost(model), None, False)
+    session_scorer = Score((4, 8, 4), -0.9, 0.1, 0.9, 0.1, count_cost(model), None, False)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("amc_tf.score.Scorer._score", lambda scorer, widths: session_scorer)
         with pytest.raises(BudgetError, match=r"accuracy=1 was found in 2 episodes"):

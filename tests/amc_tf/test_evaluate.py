@@ -25,25 +25,38 @@ def test_top1_and_top5_are_counted_over_batches_of_unequal_size() -> None:
         return predictor(scores)(images)
 
     measured = accuracy(predict, make_data([7, 3, 2, 7, 0], 8), input_range="0..255", batch_size=2)
-    assert measured == Accuracy(top1=0.4, top5=0.6)
+    assert (measured.top1, measured.top5) == (0.4, 0.6)
     assert batches == [2, 2, 1]
 
 
 def test_top5_of_five_classes_or_fewer_is_one() -> None:
     measured = accuracy(predictor(np.eye(3)), make_data([1, 2, 2], 3), input_range="0..255")
-    assert measured == Accuracy(top1=1 / 3, top5=1.0)
+    assert (measured.top1, measured.top5) == (1 / 3, 1.0)
 
 
 def test_equal_scores_go_to_the_lower_class() -> None:
     data = make_data([0, 1, 5, 9], 10)
     measured = accuracy(predictor(np.zeros((4, 10))), data, input_range="0..255")
-    assert measured == Accuracy(top1=0.25, top5=0.5)
+    assert measured == Accuracy(top1=0.25, top5=0.5, probability=pytest.approx(0.1))
 
 
 def test_an_image_with_a_nan_score_is_wrong() -> None:
     scores = np.eye(6)[:2]
     scores[0, 0] = np.nan
-    assert accuracy(predictor(scores), make_data([0, 1], 6), input_range="0..255") == Accuracy(0.5, 0.5)
+    assert accuracy(predictor(scores), make_data([0, 1], 6), input_range="0..255") == Accuracy(0.5, 0.5, 0.5)
+
+
+SOFTMAX = ((0.5, 0.3, 0.2), (0.1, 0.8, 0.1), (0.25, 0.25, 0.5))
+INT8_SOFTMAX = np.floor(256 * np.array(SOFTMAX)) / 256  # whose rows sum to less than one
+
+
+@pytest.mark.parametrize(
+    ("scores", "tolerance"),
+    [(SOFTMAX, 1e-7), (np.log(SOFTMAX), 1e-7), (np.log(SOFTMAX) + 40.0, 1e-6), (INT8_SOFTMAX, 0.01)],
+)
+def test_the_probability_of_the_true_class_is_that_of_logits_and_of_softmax(scores, tolerance) -> None:
+    measured = accuracy(predictor(scores), make_data([0, 0, 2], 3), input_range="0..255", batch_size=2)
+    assert measured.probability == pytest.approx((0.5 + 0.1 + 0.5) / 3, abs=tolerance)
 
 
 def test_pixels_reach_the_network_in_its_input_range() -> None:

@@ -10,7 +10,7 @@ from amc_tf.score import Score
 
 
 def scored(width, reward, *, macs=100, feasible=True):
-    return Score((width,), reward, 1.0 + reward, 1.0, Cost(macs, 1), None, feasible)
+    return Score((width,), reward, 1.0 + reward, 1.0, 1.0 + reward, Cost(macs, 1), None, feasible)
 
 
 def finalist(score):

@@ -17,7 +17,8 @@ REWARDS = (-0.4, -0.2, -0.3, -0.25, -0.2, -0.1)
 
 
 def record_of(episode, *, latency_ms=None, kind="search"):
-    numbers = {"top1": 0.5, "top5": 0.9, "macs": 100, "params": 10, "bytes": 40, "latency_ms": latency_ms}
+    accuracies = {"top1": 0.5, "top5": 0.9, "probability": 0.4}
+    numbers = {**accuracies, "macs": 100, "params": 10, "bytes": 40, "latency_ms": latency_ms}
     best = max(REWARDS[: episode + 1]) if episode else None
     found = {"reward": REWARDS[episode], "best_reward": best, "feasible": episode > 0, **numbers}
     if kind == DROPPED:
@@ -58,7 +59,8 @@ def test_episodes_are_told_as_epochs():
     begin, first_begin, (first, first_logs), second_begin, (second, second_logs), end = listener.told
     assert (begin, first_begin, second_begin) == (("begin", 2), ("epoch", 0), ("epoch", 1))
     assert (first, second) == (0, 1)
-    common = {"top1": 0.5, "top5": 0.9, "macs": 100.0, "params": 10.0, "bytes": 40.0}
+    accuracies = {"top1": 0.5, "top5": 0.9, "probability": 0.4}
+    common = {**accuracies, "macs": 100.0, "params": 10.0, "bytes": 40.0}
     assert first_logs == {"reward": -0.4, "best_reward": -math.inf, "feasible": 0.0, **common}
     assert second_logs == {
         "reward": -0.2, "best_reward": -0.2, "feasible": 1.0, "latency_ms": 2.5, **common

@@ -8,7 +8,9 @@ import pytest
 from amc_tf.errors import SettingsError
 from amc_tf.reward import REWARDS, Outcome, find_reward, needs_latency
 
-OUTCOME = Outcome(top1=0.75, top5=0.9, macs=1000, params=200, latency_ms=4.0, target_latency_ms=2.0)
+OUTCOME = Outcome(
+    top1=0.75, top5=0.9, probability=0.6, macs=1000, params=200, latency_ms=4.0, target_latency_ms=2.0
+)
 
 
 @pytest.mark.parametrize(
@@ -25,8 +27,9 @@ def test_each_reward_follows_its_formula(name, expected):
     assert REWARDS[name](OUTCOME) == pytest.approx(expected, rel=1e-12)
 
 
-def test_top5_counts_when_it_is_the_metric():
-    assert REWARDS["error"](replace(OUTCOME, metric="top5")) == pytest.approx(-0.1)
+@pytest.mark.parametrize(("metric", "expected"), [("top1", -0.25), ("top5", -0.1), ("probability", -0.4)])
+def test_the_metric_says_what_accuracy_counts(metric, expected):
+    assert REWARDS["error"](replace(OUTCOME, metric=metric)) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("name", REWARDS)

@@ -87,6 +87,7 @@ def test_a_score_tells_accuracy_and_exact_cost(network, builder, data):
     expected = accuracy(network.predictor(weights), data, input_range=RANGE)
     assert (score.top1, score.top5) == (expected.top1, expected.top5)
     assert score.reward == pytest.approx(expected.top1 - 1.0)
+    assert score.probability == pytest.approx(expected.probability, abs=1e-6)
     assert score.cost == network.graph.count(HALF)
     assert score.latency_ms is None
     assert score.widths == HALF
@@ -98,6 +99,13 @@ def test_a_network_over_its_budget_is_not_feasible(network, builder, data, ratio
     share = network.graph.count(HALF).macs / network.graph.count().macs
     assert 0.32 < share < 0.34
     assert make_scorer(network, builder, data, Budget(macs=ratio))(HALF).feasible is feasible
+
+
+def test_the_metric_is_in_the_reward_but_for_a_floor_which_is_one_on_top1(network, builder, data):
+    by_probability = make_scorer(network, builder, data, Budget(macs=0.5), metric="probability")(HALF)
+    assert by_probability.reward == by_probability.probability - 1.0 != by_probability.top1 - 1.0
+    floored = make_scorer(network, builder, data, Budget(macs=0.5), metric="probability", accuracy_floor=0.5)
+    assert floored(HALF).reward == by_probability.top1 - 1.0
 
 
 @pytest.mark.parametrize(("floor", "feasible"), [(0.0, True), (0.8, True), (0.99, False)])
@@ -228,7 +236,7 @@ def test_a_network_is_scored_once(network, builder, data):
 def test_a_remembered_score_is_returned_without_work(network, data):
     broken = SimpleNamespace(plan=None, weights=None)
     scorer = make_scorer(network, broken, data, Budget(macs=0.5))
-    known = Score(HALF, -0.5, 0.5, 0.9, Cost(1, 2), None, True)
+    known = Score(HALF, -0.5, 0.5, 0.9, 0.5, Cost(1, 2), None, True)
     scorer.remember(known)
     assert scorer(HALF) is known
 
@@ -325,13 +333,13 @@ def test_a_network_that_cannot_be_evaluated_is_told_though_a_phone_timed_it(
 
 
 def test_a_score_survives_json_to_the_last_bit():
-    score = Score((8, 12), -1 / 3, 2 / 3, 0.1 + 0.2, Cost(10**12 + 1, 7), 1 / 7, False)
+    score = Score((8, 12), -1 / 3, 2 / 3, 0.1 + 0.2, 1 / 9, Cost(10**12 + 1, 7), 1 / 7, False)
     assert Score.from_json(json.loads(json.dumps(score.to_json()))) == score
     assert score.to_json()["bytes"] == 28
 
 
 def test_of_equal_rewards_more_operations_rank_higher():
-    small = Score((8,), -0.5, 0.5, 1.0, Cost(100, 5), None, True)
+    small = Score((8,), -0.5, 0.5, 1.0, 0.5, Cost(100, 5), None, True)
     large = dataclasses.replace(small, cost=Cost(101, 5))
     better = dataclasses.replace(small, reward=-0.4)
     assert small.rank < large.rank < better.rank
@@ -343,6 +351,6 @@ def test_an_unknown_reward_is_refused_at_construction(network, builder, data):
 
 
 def test_a_score_of_a_sparse_network_keeps_the_bytes_of_its_masks():
-    score = Score((3,), 0.5, 0.9, 1.0, Cost(10, 7, mask_bytes=5), None, True)
+    score = Score((3,), 0.5, 0.9, 1.0, 0.8, Cost(10, 7, mask_bytes=5), None, True)
     assert Score.from_json(json.loads(json.dumps(score.to_json()))) == score
     assert score.to_json()["bytes"] == 33

@@ -56,9 +56,8 @@ class ScriptedScorer:
             latency_ms = self._timing.latency_ms(bytes(sum(widths)) + json.dumps(widths).encode())
             self._timing.predictor.observe(widths, latency_ms)
         feasible = latency_ms is None or latency_ms <= self._limit_ms
-        return Score(
-            widths, -distance, 1 - distance / 3, 1.0, self._graph.count(widths), latency_ms, feasible
-        )
+        top1, cost = 1 - distance / 3, self._graph.count(widths)
+        return Score(widths, -distance, top1, 1.0, top1, cost, latency_ms, feasible)
 
 
 class Setup:
@@ -239,14 +238,14 @@ def test_records_tell_the_course_of_the_search(uninterrupted):
     assert all(np.diff(noise[5:]) < 0)
     assert all(isinstance(record["critic_loss"], float) for record in records)
     assert set(records[0]) == {
-        "episode", "kind", "reward", "best_reward", "top1", "top5", "macs", "params", "bytes", "latency_ms",
-        "widths", "noise", "critic_loss", "seconds", "feasible",
+        "episode", "kind", "reward", "best_reward", "top1", "top5", "probability", "macs", "params", "bytes",
+        "latency_ms", "widths", "noise", "critic_loss", "seconds", "feasible",
     }  # fmt: skip
 
 
 def test_without_a_feasible_network_there_is_no_best(graph):
     setup = Setup(graph, settings=dataclasses.replace(SETTINGS, episodes=2, warmup_episodes=1))
-    setup.scorer._score = lambda widths: Score(widths, -1.0, 0.0, 0.0, graph.count(widths), None, False)
+    setup.scorer._score = lambda widths: Score(widths, -1.0, 0.0, 0.0, 0.0, graph.count(widths), None, False)
     result = setup.search.run()
     assert result.best is None
     assert [record["best_reward"] for record in result.episodes] == [None, None]

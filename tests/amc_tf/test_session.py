@@ -168,7 +168,7 @@ def test_an_accuracy_floor_on_int8_networks_is_a_part_of_the_int8_original(model
 
     def take_down(predict, data, *, input_range):
         images.append(data)
-        return Accuracy(0.9 / len(images), 1.0)
+        return Accuracy(0.9 / len(images), 1.0, 0.4)
 
     monkeypatch.setattr(session_module, "accuracy", take_down)
     session = make_session(model, split, Budget(accuracy=0.5), reward="macs", int8_accuracy=True)
@@ -367,7 +367,7 @@ def test_latency_of_a_meter_without_drift_correction_is_taken_as_it_is(model, sp
 
 
 def scored(widths, top1, *, feasible=True):
-    return Score(widths, top1 - 1.0, top1, 1.0, Cost(sum(widths), 1), None, feasible)
+    return Score(widths, top1 - 1.0, top1, 1.0, top1, Cost(sum(widths), 1), None, feasible)
 
 
 @pytest.mark.parametrize(
