@@ -6,7 +6,8 @@ The network has the published ImageNet weights, of its last layer those of the t
 stand the original, the widest uniform network within the budget, and width multiplier 0.70 of the same
 weights; all are fine-tuned alike, with the original as teacher, for the first seed. The same command given
 again goes on with the searches and the fine-tuned networks it finds. The run begins with searches and ends
-with measuring: both time networks, and want a quiet machine; fine-tuning in between does not.
+with measuring: both time networks, and want a quiet machine; fine-tuning in between does not. `--finetune
+NAME ...` does no more than that for some of the networks, so that processes can share the work.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from benchmarks.log_progress import LogProgress
 from benchmarks.shared_data import data_dir
 
 INPUT_RANGE = "-1..1"
+NETWORKS = ("original", "agent", "uniform", "width 0.70")
 WIDTH_MULTIPLIER = 0.70
 _IMAGE_SIZE = (160, 160, 3)
 _NUM_INT8_IMAGES = 100
@@ -62,7 +64,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     after = {
         name: tuned(network, original, split, given.out / "finetuned" / f"{name}.keras", given)
         for name, network in {"original": original, **before[first]}.items()
+        if given.finetune is None or name in given.finetune
     }
+    if given.finetune is not None:
+        return 0
     report["original"] = measure(original, original, split)
     report["finetuned"] = {name: measure(network, original, split) for name, network in after.items()}
     for seed, networks in before.items():
@@ -193,6 +198,13 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--batch-size", type=int, default=FinetuneSettings().batch_size)
     parser.add_argument("--learning-rate", type=float, default=FinetuneSettings().learning_rate)
+    parser.add_argument(
+        "--finetune",
+        nargs="+",
+        choices=NETWORKS,
+        metavar="NAME",
+        help="only fine-tune these: original, agent, uniform, 'width 0.70'",
+    )
     parser.add_argument("--out", type=Path, required=True)
     return parser.parse_args(arguments)
 
