@@ -16,6 +16,7 @@ from amc_tf.trace import DEFAULT_IMAGE_SIZE
 
 SUFFIXES = (".keras", ".h5", ".hdf5")
 _LIBRARIES = ("keras", "tf_keras")
+_MAX_DESCRIPTION_BYTES = 64 << 20  # ResNet-152 takes 0.5 MB
 
 
 def load_model(source: str) -> Any:
@@ -117,9 +118,18 @@ def _read_file(path: Path) -> _SavedModel:
 
 def _read_zip(path: Path) -> _SavedModel:
     with zipfile.ZipFile(path) as archive:
-        config = json.loads(archive.read("config.json"))
-        metadata = json.loads(archive.read("metadata.json"))
+        config, metadata = (
+            json.loads(_read_member(archive, name)) for name in ("config.json", "metadata.json")
+        )
     return _SavedModel(config, str(metadata.get("keras_version", "unknown")))
+
+
+def _read_member(archive: zipfile.ZipFile, name: str) -> bytes:
+    """Returns a member; one that unpacks to far more than any description of a network is not unpacked."""
+    size = archive.getinfo(name).file_size
+    if size > _MAX_DESCRIPTION_BYTES:
+        raise ValueError(f"its {name} has {size} bytes, more than {_MAX_DESCRIPTION_BYTES}")
+    return archive.read(name)
 
 
 def _read_hdf5(path: Path) -> _SavedModel:

@@ -137,12 +137,12 @@ def random_search(session: PruningSession, settings: SearchSettings) -> tuple[in
 
 
 def scaled(widths: tuple[int, ...], session: PruningSession) -> tuple[int, ...]:
-    """Returns the widest network within the budget whose widths are those given times one factor, aligned."""
+    """Returns the widest network within the budget whose widths are those given times one factor, rounded."""
     step = session.settings.round_to
 
     def times(factor: float) -> tuple[int, ...]:
         return tuple(
-            min(group.num_channels, max(step, int(factor * width / step) * step))
+            min(group.num_channels, max(step, round(factor * width / step) * step))
             for group, width in zip(session.graph.groups, widths, strict=True)
         )
 

@@ -133,6 +133,17 @@ def test_a_file_of_weights_alone_is_told_apart(tmp_path):
         load_model(str(tmp_path / "model.weights.h5"))
 
 
+@pytest.mark.parametrize("name", ["config.json", "metadata.json"])
+def test_a_description_that_unpacks_to_far_more_than_any_network_has_is_refused(tmp_path, name):
+    path = tmp_path / "model.keras"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for member in ("config.json", "metadata.json"):
+            archive.writestr(member, b" " * ((64 << 20) + 1) if member == name else b"{}")
+    assert path.stat().st_size < 1 << 20
+    with pytest.raises(ModelError, match=re.escape(f"{path} is damaged or no Keras model")):
+        load_model(str(path))
+
+
 def test_a_zip_file_without_a_model_is_refused(tmp_path):
     path = Path(tmp_path / "model.keras")
     with zipfile.ZipFile(path, "w") as archive:
