@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -104,11 +105,26 @@ def _batches(data: Any) -> Iterator[Any]:
     return (data[index] for index in range(num_batches))
 
 
+def _telling_where(batches: Iterable[Any]) -> Iterator[Any]:
+    """Yields batches; whatever the user's code raises becomes an error that says at which batch."""
+    iterator = iter(batches)
+    for number in itertools.count():
+        try:
+            batch = next(iterator)
+        except StopIteration:
+            return
+        except Exception as error:
+            raise DataError(
+                f"Batch {number} of the data set failed with {type(error).__name__}: {error}"
+            ) from error
+        yield batch
+
+
 def _concatenate(batches: Iterable[Any]) -> tuple[NDArray, NDArray]:
     """Joins the (images, labels) pairs of an iterable of batches or of single examples."""
     all_images, all_labels = [], []
     num_bytes = 0
-    for batch in batches:
+    for batch in _telling_where(batches):
         images, labels = _read_pair(batch)
         num_bytes += images.nbytes
         check_memory(num_bytes, "the images of the data set (one that never ends needs .take(number))")

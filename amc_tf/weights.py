@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from amc_tf.errors import ModelError
 from amc_tf.graph import ChannelGraph, ChannelMap, named_weights
 from amc_tf.plan import PruningPlan
 
@@ -16,12 +17,21 @@ def read_weights(graph: ChannelGraph) -> Weights:
 
     Returns:
         By layer path and weight name, float32 in the layer's own shapes; copies.
+
+    Raises:
+        ModelError: If one is NaN or infinite: everything that is computed with it would be, too.
     """
     weights = {}
     for path, (layer, rule) in graph.layers().items():
         if graph.axes.get(path) and layer.weights:
             arrays = named_weights(layer, rule).items()
             weights[path] = {name: np.array(array.numpy(), dtype=np.float32) for name, array in arrays}
+            broken = [name for name, array in weights[path].items() if not np.isfinite(array).all()]
+            if broken:
+                raise ModelError(
+                    f"The layer {path} has NaN or infinite numbers in its {broken[0]}: its training "
+                    "diverged. Take the weights of an earlier epoch."
+                )
     return weights
 
 

@@ -134,6 +134,35 @@ class UnevenBatches(Batches):
         return [np.zeros((2, 2, 1)), np.zeros((3, 2, 1))], [0, 1]
 
 
+class FailingBatches(Batches):
+    def __getitem__(self, index):
+        if index == 1:
+            raise OSError("the disk is gone")
+        return batch_of(index)
+
+
+def fail_after_one():
+    yield IMAGES[0], 0
+    raise OSError("the disk is gone")
+
+
+FAILING = tf.data.Dataset.from_generator(
+    fail_after_one, output_signature=(tf.TensorSpec((2, 3, 1), tf.uint8), tf.TensorSpec((), tf.int64))
+)
+
+
+@pytest.mark.parametrize(
+    ("data", "error"),
+    [(FailingBatches(), "OSError"), (FAILING, "UnknownError")],
+    ids=["PyDataset", "tf.data"],
+)
+def test_a_batch_that_cannot_be_read_is_named_with_its_reason(data, error):
+    with pytest.raises(
+        DataError, match=rf"Batch 1 of the data set failed with {error}: (?s:.*)the disk is gone"
+    ):
+        as_image_data(data)
+
+
 @pytest.mark.parametrize(
     ("data", "words"),
     [

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from amc_tf.errors import PlanError
+from amc_tf.errors import ModelError, PlanError
 from amc_tf.graph import ChannelGraph
 from amc_tf.plan import PruningPlan
 from amc_tf.weights import read_weights, slice_weights
@@ -39,6 +39,15 @@ def test_what_is_read_is_a_copy(model):
     before = model.get_layer("first").get_weights()[0]
     read_weights(ChannelGraph.from_model(model))["first"]["kernel"][:] = 0
     np.testing.assert_array_equal(model.get_layer("first").get_weights()[0], before)
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+def test_a_weight_that_is_no_number_names_its_layer(model, number):
+    kernel, bias = model.get_layer("depthwise").get_weights()
+    kernel[0, 1, 2, 0] = number
+    model.get_layer("depthwise").set_weights([kernel, bias])
+    with pytest.raises(ModelError, match="layer depthwise has NaN or infinite numbers in its kernel"):
+        read_weights(ChannelGraph.from_model(model))
 
 
 def test_slicing_cuts_every_axis_that_holds_the_channels(model):
