@@ -80,9 +80,9 @@ def finetune(
 ) -> FinetuneResult:
     """Trains a copy of a model and returns it with the weights of its best epoch.
 
-    SGD with Nesterov momentum under a cosine schedule with warm-up; with a teacher, the loss is that of
-    Hinton et al., "Distilling the Knowledge in a Neural Network" (2015), see `distillation_loss`. Both
-    networks may end in logits or in a softmax. Neither `model` nor `teacher` is changed.
+    Adam, or SGD with Nesterov momentum, under a cosine schedule with warm-up; with a teacher, the loss is
+    that of Hinton et al., "Distilling the Knowledge in a Neural Network" (2015), see `distillation_loss`.
+    Both networks may end in logits or in a softmax. Neither `model` nor `teacher` is changed.
 
     The same seed gives the same weights on a CPU; a GPU may add numbers in another order. (A `tf_keras`
     network that holds random layers such as Dropout also needs `tf_keras.utils.set_random_seed`.)
@@ -219,14 +219,15 @@ class _Distiller:
     def train_epoch(self, epoch: int) -> float:
         """Trains one epoch and returns its mean loss."""
         self._student.reset_metrics()
+        rate = self._settings.highest_learning_rate
         loss = math.nan
         for indices, (images, labels) in self._batches.epoch(epoch):
             targets = labels if self._teacher is None else self._with_teacher(indices, images, labels)
             loss = float(self._student.train_on_batch(images, targets, return_dict=True)["loss"])
             if not math.isfinite(loss):
                 raise SettingsError(
-                    f"The loss became NaN or infinite in epoch {epoch} at learning_rate "
-                    f"{self._settings.learning_rate:g}; try {self._settings.learning_rate / 4:g}."
+                    f"The loss became NaN or infinite in epoch {epoch} at learning_rate {rate:g}; try "
+                    f"{rate / 4:g}."
                 )
         return loss
 
@@ -259,18 +260,21 @@ class _Distiller:
 def _optimizer(flavour: ModuleType, settings: FinetuneSettings, steps_per_epoch: int) -> Any:
     num_steps = max(1, settings.epochs * steps_per_epoch)
     warmup_steps = min(round(settings.warmup_epochs * steps_per_epoch), num_steps - 1)
+    rate = settings.highest_learning_rate
     if warmup_steps:
         schedule = flavour.optimizers.schedules.CosineDecay(
-            settings.learning_rate / (warmup_steps + 1),
+            rate / (warmup_steps + 1),
             num_steps - warmup_steps,
-            warmup_target=settings.learning_rate,
+            warmup_target=rate,
             warmup_steps=warmup_steps,
         )
     else:
-        schedule = flavour.optimizers.schedules.CosineDecay(settings.learning_rate, num_steps)
-    optimizer = flavour.optimizers.SGD(
-        schedule, momentum=_MOMENTUM, nesterov=True, weight_decay=settings.weight_decay or None
-    )
+        schedule = flavour.optimizers.schedules.CosineDecay(rate, num_steps)
+    decay = settings.weight_decay or None
+    if settings.optimizer == "adam":
+        optimizer = flavour.optimizers.Adam(schedule, weight_decay=decay)
+    else:
+        optimizer = flavour.optimizers.SGD(schedule, momentum=_MOMENTUM, nesterov=True, weight_decay=decay)
     if settings.weight_decay:
         optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
     return optimizer

@@ -14,6 +14,7 @@ from amc_tf.errors import SettingsError
 AUGMENTATIONS = ("auto", "none", "flip", "shift", "crop_flip")
 LATENCY_PRECISIONS = ("float32", "int8")
 ACCURACY_METRICS = ("top1", "top5", "probability")
+LEARNING_RATES = {"adam": 0.0005, "sgd": 0.02}  # of fine-tuning, by optimizer
 MIN_KEEP_RATIO_DENSE = 0.02  # paper: fine-grained pruning takes at most 0.98 of a fully connected layer
 
 
@@ -198,7 +199,9 @@ class FinetuneSettings:
     Attributes:
         epochs: Passes over the training images; 0 leaves the network as it is.
         batch_size: Images per step.
-        learning_rate: Highest learning rate of the cosine schedule.
+        optimizer: "adam", or "sgd" with Nesterov momentum 0.9, whose rate has to suit the network: what is
+            right for a ResNet ruins a MobileNet with ImageNet weights.
+        learning_rate: Highest learning rate of the cosine schedule; None takes that of `LEARNING_RATES`.
         weight_decay: L2 penalty on the kernels.
         warmup_epochs: Epochs over which the learning rate rises; may be a fraction.
         distillation_weight: Part of the loss that is distillation from the original, in [0, 1]; 0 is off.
@@ -210,7 +213,8 @@ class FinetuneSettings:
 
     epochs: int = 10  # ours; the authors' code takes 150 on ImageNet
     batch_size: int = 64  # ours; the authors' code takes 256 on four GPUs
-    learning_rate: float = 0.02  # authors' code: 0.05 at batch 256; ours for a few epochs at batch 64
+    optimizer: str = "adam"  # ours; the authors' code: SGD
+    learning_rate: float | None = None  # authors' code: 0.05 at batch 256
     weight_decay: float = 4e-5  # authors' code
     warmup_epochs: float = 0.5  # ours
     distillation_weight: float = 0.5  # ours
@@ -223,13 +227,20 @@ class FinetuneSettings:
         for name in ("epochs", "seed"):
             _check_int(self, name, at_least=0)
         _check_int(self, "batch_size", at_least=1)
-        for name in ("learning_rate", "distillation_temperature"):
-            _check_number(self, name, above=0.0)
+        _check_choice(self, "optimizer", tuple(LEARNING_RATES))
+        if self.learning_rate is not None:
+            _check_number(self, "learning_rate", above=0.0)
+        _check_number(self, "distillation_temperature", above=0.0)
         for name in ("weight_decay", "warmup_epochs"):
             _check_number(self, name, at_least=0.0)
         _check_number(self, "distillation_weight", at_least=0.0, at_most=1.0)
         _check_number(self, "label_smoothing", at_least=0.0, below=1.0)
         _check_choice(self, "augment", AUGMENTATIONS)
+
+    @property
+    def highest_learning_rate(self) -> float:
+        """The learning rate given, or that of the optimizer."""
+        return LEARNING_RATES[self.optimizer] if self.learning_rate is None else self.learning_rate
 
     def to_json(self) -> dict[str, Any]:
         """Returns the settings as a dictionary that `json` can write."""
@@ -245,7 +256,7 @@ class FinetuneSettings:
         return cls(**_known_values(cls, data))
 
 
-def quantization_settings(epochs: int, *, learning_rate: float = 0.002, seed: int = 0) -> FinetuneSettings:
+def quantization_settings(epochs: int, *, learning_rate: float = 0.0001, seed: int = 0) -> FinetuneSettings:
     """Returns settings of quantisation-aware training: it starts from a trained network, at a low rate.
 
     Args:

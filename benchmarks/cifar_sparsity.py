@@ -51,6 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             finetuning=FinetuneSettings(
                 epochs=given.epochs if is_tuned else 0,
                 batch_size=given.batch_size,
+                optimizer="sgd",
                 learning_rate=given.learning_rate,
                 augment="crop_flip",
                 seed=seed,

@@ -24,7 +24,7 @@ import keras
 from amc_tf.data import DataSplit, ImageData, split_data
 from amc_tf.evaluate import accuracy
 from amc_tf.finetune import finetune
-from amc_tf.settings import FinetuneSettings
+from amc_tf.settings import LEARNING_RATES, FinetuneSettings
 from benchmarks.shared_data import data_dir, load_cifar10, load_cifar_network
 
 _LOGGER = logging.getLogger(__name__)
@@ -44,6 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     settings = FinetuneSettings(
         epochs=given.epochs,
         batch_size=given.batch_size,
+        optimizer=given.optimizer,
         learning_rate=given.learning_rate,
         weight_decay=given.weight_decay,
         warmup_epochs=given.warmup_epochs,
@@ -108,6 +109,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--warmup-epochs", type=float, default=0.0)
     parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--optimizer", choices=LEARNING_RATES, default="sgd")
     parser.add_argument("--learning-rate", type=float, default=0.02, help="peak of the cosine schedule")
     parser.add_argument("--weight-decay", type=float, default=5e-3, help="Keras' own: outside the momentum")
     parser.add_argument("--seed", type=int, default=0)

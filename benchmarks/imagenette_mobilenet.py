@@ -197,7 +197,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--batch-size", type=int, default=FinetuneSettings().batch_size)
-    parser.add_argument("--learning-rate", type=float, default=FinetuneSettings().learning_rate)
+    parser.add_argument("--learning-rate", type=float, default=FinetuneSettings().highest_learning_rate)
     parser.add_argument(
         "--finetune",
         nargs="+",

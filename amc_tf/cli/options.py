@@ -11,6 +11,7 @@ from amc_tf.errors import BudgetError, DataError, SettingsError
 from amc_tf.reward import find_reward, needs_latency
 from amc_tf.settings import (
     LATENCY_PRECISIONS,
+    LEARNING_RATES,
     MIN_KEEP_RATIO_DENSE,
     PRESETS,
     FinetuneSettings,
@@ -236,11 +237,19 @@ def add_finetune(parser: argparse.ArgumentParser, *, prefix: str = "finetune-") 
         FINETUNE,
         [
             ("epochs", f"--{prefix}epochs", "epochs of fine-tuning, 0 for none"),
-            ("learning_rate", f"--{prefix}learning-rate", "highest learning rate of fine-tuning"),
+            ("optimizer", f"--{prefix}optimizer", "adam or sgd"),
             ("batch_size", f"--{prefix}batch-size", "images per training step"),
             ("distillation_weight", "--distillation-weight", "part of the loss that imitates the original"),
         ],
         dest_prefix="finetune_",
+    )
+    rates = ", ".join(f"{rate:g} with {optimizer}" for optimizer, rate in LEARNING_RATES.items())
+    parser.add_argument(
+        f"--{prefix}learning-rate",
+        dest="finetune_learning_rate",
+        type=float,
+        metavar="X",
+        help=f"highest learning rate of fine-tuning (default: {rates})",
     )
 
 

@@ -44,7 +44,7 @@ def toy_model(activation="softmax", flavour=keras, dropout=0.0):
 
 
 def settings(**changes):
-    values = {"epochs": 3, "batch_size": 16, "learning_rate": 0.1, "augment": "none"}
+    values = {"epochs": 3, "batch_size": 16, "optimizer": "sgd", "learning_rate": 0.1, "augment": "none"}
     return FinetuneSettings(**{**values, **changes})
 
 
@@ -95,6 +95,13 @@ def run():
 @pytest.fixture(scope="module")
 def teacher(run):
     return run.result.model
+
+
+@pytest.mark.parametrize("flavour", [keras, tf_keras])
+def test_adam_trains_otherwise_than_sgd_at_the_same_rate(flavour):
+    results = [tune(toy_model(flavour=flavour), optimizer=name, epochs=2) for name in ("adam", "sgd")]
+    assert min(result.best_top1 for result in results) > 0.8
+    assert not same_weights(*(result.model for result in results))
 
 
 @pytest.mark.parametrize("flavour", [keras, tf_keras])

@@ -8,6 +8,14 @@ from amc_tf.errors import SettingsError
 from amc_tf.settings import AgentSettings, FinetuneSettings, SearchSettings, noise_decay_for
 
 
+def test_the_learning_rate_of_fine_tuning_is_that_of_the_optimizer_unless_it_is_given():
+    assert FinetuneSettings().highest_learning_rate == 0.0005
+    assert FinetuneSettings(optimizer="sgd").highest_learning_rate == 0.02
+    assert FinetuneSettings(learning_rate=0.5).highest_learning_rate == 0.5
+    with pytest.raises(SettingsError, match="optimizer is 'rmsprop'; choose one of adam, sgd"):
+        FinetuneSettings(optimizer="rmsprop")
+
+
 def test_defaults_are_the_numbers_of_the_paper():
     agent = AgentSettings()
     assert agent.hidden_units == (300, 300)
