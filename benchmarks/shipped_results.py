@@ -22,6 +22,7 @@ SHIPPED = ROOT / "models" / "results" / "measured.json"
 # Key of each section that is shipped, and how its heading begins.
 SECTIONS = {
     "mobilenet_v1": "MobileNet-V1, ImageNet weights, half the MACs",
+    "mobilenet_v2": "MobileNet-V2, ImageNet weights, 70 % of the MACs",
     "resnet56": "ResNet-56, CIFAR-10, half the MACs",
     "resnet56_finetuned": "Fine-tuned",
     "plain20": "Plain-20, CIFAR-10, half the MACs",
