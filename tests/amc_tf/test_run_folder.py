@@ -233,6 +233,48 @@ def test_the_checkpoint_before_a_damaged_one_is_used(tmp_path, caplog, where):
     assert "the checkpoint before it is used" in caplog.text
 
 
+def test_no_flipped_bit_changes_a_checkpoint(tmp_path):
+    generator = np.random.default_rng(0)
+    with RunFolder(tmp_path) as folder:
+        folder.save_state(OLDER)
+        folder.save_state({"numbers": generator.normal(size=(10, 3)), **STATE})
+        path = folder.checkpoint_folder / "search.npz"
+        whole = np.unpackbits(np.frombuffer(path.read_bytes(), np.uint8))
+        loaded = folder.load_state()
+        num_refused = 0
+        for place in generator.choice(whole.size, 500, replace=False):
+            whole[place] ^= 1
+            path.write_bytes(np.packbits(whole).tobytes())
+            whole[place] ^= 1
+            state = folder.load_state()
+            expected = OLDER if state.keys() == OLDER.keys() else loaded
+            num_refused += expected is OLDER
+            assert state.keys() == expected.keys(), place
+            assert all(np.array_equal(state[name], expected[name]) for name in expected), place
+    assert num_refused > 350
+
+
+def test_a_flipped_bit_that_hides_an_array_is_noticed(tmp_path):
+    """The length of a comment in the archive's directory, which then swallows the entries behind it."""
+    with RunFolder(tmp_path) as folder:
+        folder.save_state(OLDER)
+        folder.save_state({"numbers": np.arange(5.0), **STATE})
+        path = folder.checkpoint_folder / "search.npz"
+        content = bytearray(path.read_bytes())
+        entry = content.rindex(b"PK\1\2", 0, content.index(b"numbers.npy", content.index(b"PK\1\2")))
+        content[entry + 33] ^= 0x40
+        path.write_bytes(content)
+        with np.load(path) as file:
+            assert "best" not in file.files
+        assert folder.load_state().keys() == OLDER.keys()
+
+
+def test_a_checkpoint_of_0_1_0_which_has_no_digest_is_read(tmp_path):
+    with RunFolder(tmp_path) as folder:
+        np.savez(folder.checkpoint_folder / "search.npz", **STATE)
+        assert folder.load_state().keys() == STATE.keys()
+
+
 def test_a_process_killed_between_two_checkpoints_goes_on_from_the_first(tmp_path):
     with RunFolder(tmp_path) as folder:
         folder.save_state(OLDER)
