@@ -12,6 +12,7 @@ import pytest
 
 from amc_tf.errors import RunFolderError
 from amc_tf.run_folder import RUN_FILES, RunFolder, clear_errors, write_atomically, write_keras_model
+from tests.flips import flipped
 from tests.networks import classifier
 
 STATE = {"identity": np.arange(3, dtype=np.uint8), "best": np.zeros((2, 2))}
@@ -234,18 +235,12 @@ def test_the_checkpoint_before_a_damaged_one_is_used(tmp_path, caplog, where):
 
 
 def test_no_flipped_bit_changes_a_checkpoint(tmp_path):
-    generator = np.random.default_rng(0)
     with RunFolder(tmp_path) as folder:
         folder.save_state(OLDER)
-        folder.save_state({"numbers": generator.normal(size=(10, 3)), **STATE})
-        path = folder.checkpoint_folder / "search.npz"
-        whole = np.unpackbits(np.frombuffer(path.read_bytes(), np.uint8))
+        folder.save_state({"numbers": np.random.default_rng(0).normal(size=(10, 3)), **STATE})
         loaded = folder.load_state()
         num_refused = 0
-        for place in generator.choice(whole.size, 500, replace=False):
-            whole[place] ^= 1
-            path.write_bytes(np.packbits(whole).tobytes())
-            whole[place] ^= 1
+        for place in flipped(folder.checkpoint_folder / "search.npz", 500):
             state = folder.load_state()
             expected = OLDER if state.keys() == OLDER.keys() else loaded
             num_refused += expected is OLDER
