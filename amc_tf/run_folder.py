@@ -72,6 +72,8 @@ def write_keras_model(model: Any, path: Path) -> None:
         try:
             model.save(temporary)
             os.replace(temporary, path)
+        except ValueError as error:  # of a ZIP archive, when the clock stands before 1980
+            raise RunFolderError(f"{path} cannot be written ({error}).") from error
         finally:
             temporary.unlink(missing_ok=True)
 

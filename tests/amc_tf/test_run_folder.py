@@ -91,6 +91,16 @@ def test_a_full_disk_while_a_model_is_saved_keeps_the_old_one(tmp_path):
     assert files_of(tmp_path) == ["model.keras"]
 
 
+def test_a_clock_before_all_zip_archives_becomes_a_sentence(tmp_path, monkeypatch):
+    path = tmp_path / "model.keras"
+    path.write_bytes(b"old")
+    monkeypatch.setattr("time.time", lambda: 0.0)
+    with pytest.raises(RunFolderError, match=r"model\.keras cannot be written \(ZIP .* before 1980\)\."):
+        write_keras_model(classifier(keras, keras.layers.ReLU()), path)
+    assert path.read_bytes() == b"old"
+    assert files_of(tmp_path) == ["model.keras"]
+
+
 def test_a_model_of_either_keras_is_saved(library, tmp_path):
     model = classifier(library, library.layers.ReLU())
     write_keras_model(model, tmp_path / "model.keras")

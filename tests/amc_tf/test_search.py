@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 import json
 import re
 import shutil
@@ -205,6 +206,15 @@ def test_a_search_that_is_done_reports_its_episodes_and_plays_none(graph, uninte
 def test_a_folder_changes_nothing_about_the_search(graph, uninterrupted):
     result = Setup(graph).search.run()
     assert without_seconds(result.episodes) == without_seconds(uninterrupted["macs"][0].episodes)
+
+
+def test_a_clock_that_jumps_changes_nothing(graph, uninterrupted, tmp_path, monkeypatch):
+    jumps = itertools.cycle([0.0, 4e9, 1e6, 2e9])
+    monkeypatch.setattr("time.time", lambda: next(jumps))
+    found = run_until(graph, tmp_path, None)
+    monkeypatch.undo()
+    assert_same_run(found, uninterrupted["macs"], tmp_path)
+    assert all(0 < record["seconds"] < 100 for record in found[0].episodes)
 
 
 def test_another_seed_finds_other_networks(graph, uninterrupted):
