@@ -96,6 +96,14 @@ def test_labels_that_do_not_fit_the_classes(amc, tmp_path):
     assert "The labels go up to 6, but the model has 4 outputs" in sentence(outcome)
 
 
+@pytest.mark.parametrize("verb", ["search", "compress"])
+def test_images_of_one_class(amc, tmp_path, verb):
+    data = make_data(200, 0)
+    save_data(tmp_path / "data.npz", data.images, np.full(200, 2))
+    outcome = amc(verb, "tiny.keras", *SEARCH, f"--data={tmp_path / 'data.npz'}", "--out", tmp_path / "x")
+    assert "All 200 training images are of the class 2" in sentence(outcome)
+
+
 def test_images_of_another_size(amc, tmp_path):
     save_data(tmp_path / "data.npz", np.zeros((80, 10, 12, 3), np.uint8), np.arange(80) % 4)
     outcome = amc(
