@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from amc_tf.budget import Bounds
 from amc_tf.cost import Cost
+from amc_tf.errors import RewardError
 
 STATE_SIZE = 11
 
@@ -165,6 +167,7 @@ class PruningEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         Raises:
             ResetNeeded: if the episode has ended or not begun.
             InvalidAction: if the action is not one number in [0, 1].
+            RewardError: if the reward of the finished network is NaN or infinite.
         """
         if self._chosen is None or len(self._chosen) == self.num_steps:
             raise ResetNeeded("The episode has ended or not begun; call reset() first.")
@@ -177,6 +180,12 @@ class PruningEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         if terminated:
             score = self._scorer(self._chosen)
             reward = float(score.reward)
+            if not math.isfinite(reward):
+                widths = ", ".join(map(str, self._chosen))
+                raise RewardError(
+                    f"The reward of the network with the widths {widths} is {reward}, but must be a finite "
+                    "number."
+                )
             info |= {"widths": self._chosen, "score": score}
         return self._observe(), reward, terminated, False, info
 

@@ -33,6 +33,10 @@ class MeasurementError(AmcError):
     """Raised when a latency cannot be measured on the device."""
 
 
+class RewardError(AmcError):
+    """Raised when the reward of a network is no finite number."""
+
+
 class PhoneError(MeasurementError):
     """Raised when a phone cannot be reached, refuses the connection, or drops out while it works."""
 

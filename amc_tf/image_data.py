@@ -218,7 +218,8 @@ def split_data(
 
     Raises:
         SettingsError: A number of images is below 1.
-        DataError: There are fewer than two training images, or train and validation do not belong together.
+        DataError: There are fewer than two training images or classes among them, or train and validation do
+            not belong together.
     """
     if num_calibration < 1 or num_search < 1:
         raise SettingsError(
@@ -228,6 +229,11 @@ def split_data(
     check_pair(train, validation)
     if len(train) < 2:
         raise DataError("There is only one training image: calibration and search need one each.")
+    if train.labels.min() == train.labels.max():
+        raise DataError(
+            f"All {len(train)} training images are of the class {train.labels[0]}: a network that always "
+            "says so would be right, so nothing can be judged on them. Give images of all classes."
+        )
     order = even_order(train.labels, np.random.default_rng(seed))
     num_held_out = min(num_search, len(train) // 2)
     search, rest = order[:num_held_out], order[num_held_out:]

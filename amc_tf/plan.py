@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from amc_tf.errors import PlanError, SettingsError
+from amc_tf.files import is_intact, with_checksum
 from amc_tf.graph import ChannelGraph, ChannelGroup
 
 FORMAT = "amc-tf plan 1"
@@ -84,12 +85,12 @@ class PruningPlan:
         return masks
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the plan as JSON-compatible values."""
+        """Returns the plan as JSON-compatible values, with a checksum of them."""
         groups = {
             name: {"num_channels": self.num_channels[name], "kept": list(channels)}
             for name, channels in self.kept.items()
         }
-        return {"format": FORMAT, "groups": groups}
+        return with_checksum({"format": FORMAT, "groups": groups})
 
     @classmethod
     def from_json(cls, value: Any) -> PruningPlan:
@@ -100,6 +101,10 @@ class PruningPlan:
         """
         if not isinstance(value, dict) or value.get("format") != FORMAT:
             raise PlanError(f'This is no pruning plan: "format": "{FORMAT}" was expected at the top.')
+        if not is_intact(value):
+            raise PlanError(
+                'It is not what was written: copy it again, or, if you changed it, delete its line "sha256".'
+            )
         try:
             groups = value["groups"].items()
             kept = {name: tuple(map(_as_index, group["kept"])) for name, group in groups}
@@ -124,7 +129,7 @@ class PruningPlan:
             return cls.from_json(json.loads(Path(path).read_text(encoding="utf-8")))
         except OSError as error:
             raise PlanError(f"The plan '{path}' cannot be read: {error.strerror}.") from error
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise PlanError(f"The plan '{path}' is damaged: {error}") from error
 
 

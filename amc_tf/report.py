@@ -276,7 +276,7 @@ def _dropped(record: RunRecord) -> str:
         return ""
     return (
         f"{len(dropped)} of {len(record.episodes)} episodes were dropped because their networks could not be "
-        f"timed; the last one: {dropped[-1]['reason']}"
+        f"scored; the last one: {dropped[-1]['reason']}"
     )
 
 

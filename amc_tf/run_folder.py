@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import logging
 import os
@@ -28,6 +29,7 @@ RUN_FILES = (
 )
 STAGE_RECORD = "stage.json"
 _STATES = ("search.npz", "search.previous.npz")  # the last checkpoint, and the one before it
+_DIGEST = "sha256"  # the array that tells whether the others are what was written
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -70,6 +72,8 @@ def write_keras_model(model: Any, path: Path) -> None:
         try:
             model.save(temporary)
             os.replace(temporary, path)
+        except ValueError as error:  # of a ZIP archive, when the clock stands before 1980
+            raise RunFolderError(f"{path} cannot be written ({error}).") from error
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -199,7 +203,8 @@ class RunFolder:
         last, previous = self._state_files
         with clear_errors(previous), contextlib.suppress(FileNotFoundError):
             os.replace(last, previous)
-        write_atomically(last, lambda file: np.savez(file, **arrays))
+        content = {_DIGEST: _digest(arrays), **arrays}
+        write_atomically(last, lambda file: np.savez(file, **content))
 
     def load_state(self) -> dict[str, NDArray[Any]] | None:
         """Returns the state of the search, None if none was saved; where the last is damaged, the one before.
@@ -210,8 +215,7 @@ class RunFolder:
         damaged: list[tuple[Path, Exception]] = []
         for path in self._state_files:
             try:
-                with np.load(path, allow_pickle=False) as file:
-                    state = {name: file[name] for name in file.files}
+                state = _read_arrays(path)
             except FileNotFoundError:
                 continue
             except Exception as error:  # whatever the readers of ZIP archives and arrays make of damage
@@ -287,6 +291,29 @@ class RunFolder:
                 for pattern in (f".{place.name}.*", f".saving-{place.name}"):
                     for path in place.parent.glob(pattern):
                         path.unlink()
+
+
+def _read_arrays(path: Path) -> dict[str, NDArray[Any]]:
+    """Returns the arrays of a checkpoint.
+
+    The sums of a ZIP archive do not see everything: a wrong bit in its directory can hide whole arrays.
+    """
+    with np.load(path, allow_pickle=False) as file:
+        arrays = {name: file[name] for name in file.files}
+    digest = arrays.pop(_DIGEST, None)
+    if digest is not None and not np.array_equal(digest, _digest(arrays)):  # 0.1.0 wrote none
+        raise ValueError("its contents are not those that were written")
+    return arrays
+
+
+def _digest(arrays: Mapping[str, Any]) -> NDArray[np.uint8]:
+    """Returns the SHA-256 of names, types, shapes and values, uint8 [32]."""
+    whole = hashlib.sha256()
+    for name, values in sorted(arrays.items()):
+        array = np.asarray(values)
+        whole.update(json.dumps([name, array.dtype.str, array.shape]).encode())
+        whole.update(array.tobytes())
+    return np.frombuffer(whole.digest(), np.uint8)
 
 
 def _read_object(line: bytes) -> dict[str, Any]:

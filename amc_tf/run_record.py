@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from amc_tf.errors import MeasurementError, RunFolderError
+from amc_tf.files import is_intact
 from amc_tf.latency_facts import is_predicted
 
 if TYPE_CHECKING:
@@ -60,6 +61,8 @@ def read_run(folder: Path) -> RunRecord:
     """
     summary = read_summary(folder)
     plan = _read_json(folder / "plan.json")
+    if not is_intact(plan):
+        raise RunFolderError(f"{folder / 'plan.json'} is damaged: it is not what was written.")
     try:
         groups = {
             str(name): (len(group["kept"]), int(group["num_channels"]))

@@ -16,7 +16,14 @@ from numpy.typing import NDArray
 from amc_tf.agent.ddpg import DDPGAgent, TrainingRecord
 from amc_tf.elite import EliteExplorer
 from amc_tf.env import STATE_SIZE, PruningEnv
-from amc_tf.errors import AmcError, ConversionError, MeasurementError, RunFolderError, RunStoppedError
+from amc_tf.errors import (
+    AmcError,
+    ConversionError,
+    MeasurementError,
+    RewardError,
+    RunFolderError,
+    RunStoppedError,
+)
 from amc_tf.run_folder import RunFolder
 from amc_tf.score import LearningPredictor, Score
 from amc_tf.settings import SearchSettings
@@ -76,7 +83,8 @@ class Search:
     would have without the interruption.
 
     An episode whose network cannot be converted or timed says nothing about the plan: the phone may have
-    dropped out. It is dropped, and the agent learns nothing from it. After `settings.max_dropped_in_a_row` of
+    dropped out. It is dropped, and the agent learns nothing from it; nor from one whose reward is NaN or
+    infinite. After `settings.max_dropped_in_a_row` of
     them the search stops. Only a network that is newly measured ends the row; episodes that play a known one
     do not. The state before the first of the row is what is saved, so that a resumed search goes the way of
     one whose phone never left, and no measurement is made twice.
@@ -128,7 +136,7 @@ class Search:
 
         Raises:
             RunFolderError: if the checkpoint is damaged or of another search, or a file cannot be written.
-            RunStoppedError: if too many networks in a row cannot be converted or timed.
+            RunStoppedError: if too many networks in a row cannot be converted, timed or rewarded.
         """
         if folder is not None:
             self._resume(folder)
@@ -158,8 +166,8 @@ class Search:
             folder.save_state(self._before_dropped)
             saved = ", and everything before is saved"
         raise RunStoppedError(
-            f"The search stopped at episode {self._agent.episode}: {networks} could not be timed{saved}. The "
-            f"last error: {last}"
+            f"The search stopped at episode {self._agent.episode}: {networks} could not be scored{saved}. "
+            f"The last error: {last}"
         ) from last
 
     def _try_episode(self) -> dict[str, Any]:
@@ -169,7 +177,7 @@ class Search:
             self._before_dropped = self._state()
         try:
             record = self._run_episode()
-        except (ConversionError, MeasurementError) as error:
+        except (ConversionError, MeasurementError, RewardError) as error:
             self._dropped.append(error)
             self._agent.end_episode()
             facts = {"episode": number, "kind": DROPPED, "reason": str(error)}

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from amc_tf.errors import PlanError
+from amc_tf.files import is_intact, with_checksum
 from amc_tf.sparse_layers import SparseLayers
 from amc_tf.weights import Weights
 
@@ -110,11 +111,11 @@ class SparsityPlan:
         return masked
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the plan as JSON-compatible values."""
+        """Returns the plan as JSON-compatible values, with a checksum of them."""
         layers = {
             path: {"num_weights": self.num_weights[path], "kept": kept} for path, kept in self.kept.items()
         }
-        return {"format": FORMAT, "layers": layers}
+        return with_checksum({"format": FORMAT, "layers": layers})
 
     @classmethod
     def from_json(cls, value: Any) -> SparsityPlan:
@@ -125,6 +126,10 @@ class SparsityPlan:
         """
         if not isinstance(value, dict) or value.get("format") != FORMAT:
             raise PlanError(f'This is no sparsity plan: "format": "{FORMAT}" was expected at the top.')
+        if not is_intact(value):
+            raise PlanError(
+                'It is not what was written: copy it again, or, if you changed it, delete its line "sha256".'
+            )
         try:
             layers = value["layers"].items()
             kept = {path: layer["kept"] for path, layer in layers}
@@ -149,7 +154,7 @@ class SparsityPlan:
             return cls.from_json(json.loads(Path(path).read_text(encoding="utf-8")))
         except OSError as error:
             raise PlanError(f"The sparsity plan '{path}' cannot be read: {error.strerror}.") from error
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise PlanError(f"The sparsity plan '{path}' is damaged: {error}") from error
 
 

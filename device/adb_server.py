@@ -131,7 +131,7 @@ class AdbServer:
                     if stream.has_answer():
                         break
                     stream.write_sync(b"DATA", content[start : start + _CHUNK_SIZE])
-                stream.write(b"DONE" + int(time.time()).to_bytes(4, "little"))  # with the file's time
+                stream.write(b"DONE" + _file_time().to_bytes(4, "little"))
             kind, size = stream.read_sync()
             if kind != b"OKAY":
                 words = decode(stream.read(size))
@@ -184,6 +184,11 @@ class AdbServer:
         except PhoneError:
             self.close()
             raise
+
+
+def _file_time() -> int:
+    """Returns the time that a file is given, in seconds, within what there is room for."""
+    return min(max(int(time.time()), 0), 0xFFFFFFFF)
 
 
 def _shell_result(stream: ServerStream) -> ShellResult:

@@ -56,6 +56,12 @@ class Latency:
                 f"A latency needs at least one run and finite times of 0 ms or more, but got {self.num_runs} "
                 f"runs with median, p5, p95 and standard deviation {times}; measure again."
             )
+        beside = (self.reference_median_ms, self.paired_ratio, self.noise)
+        if not all(number is None or (math.isfinite(number) and number >= 0) for number in beside):
+            raise MeasurementError(
+                "A latency needs finite numbers of 0 or more, but got a time of the reference, a ratio to it "
+                f"and a noise of {beside}; measure again."
+            )
 
     @classmethod
     def from_samples(

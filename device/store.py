@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
+import hashlib
 import json
 import os
 import sqlite3
@@ -40,14 +41,16 @@ CREATE TABLE measurements (
     device TEXT,
     conditions TEXT NOT NULL,
     profile TEXT NOT NULL,
-    created_at TEXT NOT NULL
+    created_at TEXT NOT NULL,
+    checksum TEXT
 )
 """
+_ADD_CHECKSUM = "ALTER TABLE measurements ADD COLUMN checksum TEXT"
 _INDEX = "CREATE INDEX measurements_of_network ON measurements (sha256, fingerprint)"
 _FROM_VERSION_1 = """
 INSERT INTO measurements
 SELECT NULL, sha256, fingerprint, meter, '', median_ms, p5_ms, p95_ms, std_ms, num_runs, raw_ms,
-    reference_median_ms, paired_ratio, '[]', NULL, 0, NULL, '{}', '[]', created_at
+    reference_median_ms, paired_ratio, '[]', NULL, 0, NULL, '{}', '[]', created_at, NULL
 FROM measurements_1 ORDER BY created_at
 """
 _LATENCY_NUMBERS = (
@@ -89,8 +92,9 @@ class MeasurementStore:
 
     Nothing is replaced: a network that is measured again gets another row. `get` answers with the first one,
     so that what a run was once told stays true when it is resumed.
-    Every `put` is one transaction on disk, so a run that is killed keeps all it measured. Use it as a context
-    manager, or call `close`.
+    Every `put` is one transaction on disk, so a run that is killed keeps all it measured. Each row has a
+    checksum (but those of early versions), for SQLite itself does not notice a wrong bit in a number. Use it
+    as a context manager, or call `close`.
     """
 
     def __init__(self, path: str | os.PathLike[str] | None = None, *, timeout_s: float = 30.0) -> None:
@@ -137,7 +141,15 @@ class MeasurementStore:
         row = _row(measurement)
         marks = ", ".join(f":{name}" for name in row)
         with self._connected() as connection, connection:
-            connection.execute(f"INSERT INTO measurements ({', '.join(row)}) VALUES ({marks})", row)
+            connection.execute("BEGIN IMMEDIATE")
+            if not _has_checksums(connection):
+                connection.execute(_ADD_CHECKSUM)
+            added = connection.execute(f"INSERT INTO measurements ({', '.join(row)}) VALUES ({marks})", row)
+            kept = connection.execute(
+                "SELECT * FROM measurements WHERE id = ?", (added.lastrowid,)
+            ).fetchone()
+            checksum = _checksum(kept)
+            connection.execute("UPDATE measurements SET checksum = ? WHERE id = ?", (checksum, kept["id"]))
 
     def list(
         self,
@@ -220,7 +232,8 @@ def _clear_errors(name: str) -> Iterator[None]:
             f"The measurement store {name} cannot be used ({error}); check that its folder exists, "
             "is writable and has space, and that no other program holds it."
         ) from error
-    except (sqlite3.DatabaseError, json.JSONDecodeError, TypeError, MeasurementError) as error:
+    # What SQLite's module and the rows make of damage: ValueError is JSON or UTF-8, IndexError a lost column.
+    except (sqlite3.Error, ValueError, TypeError, IndexError, OverflowError, MeasurementError) as error:
         raise RunFolderError(
             f"The measurement store {name} is damaged ({error}); move it away, "
             "and its networks are measured again."
@@ -229,6 +242,9 @@ def _clear_errors(name: str) -> Iterator[None]:
 
 def _prepare_schema(connection: sqlite3.Connection, name: str) -> None:
     """Creates the table, or moves one of format 1 into it, in one transaction."""
+    words = connection.execute("PRAGMA integrity_check").fetchone()[0]
+    if words != "ok":
+        raise sqlite3.DatabaseError(words.splitlines()[-1])
     if _version(connection) == SCHEMA_VERSION:
         return
     with connection:
@@ -254,6 +270,16 @@ def _version(connection: sqlite3.Connection) -> int:
     return int(connection.execute("PRAGMA user_version").fetchone()[0])
 
 
+def _has_checksums(connection: sqlite3.Connection) -> bool:
+    return "checksum" in [column["name"] for column in connection.execute("PRAGMA table_info(measurements)")]
+
+
+def _checksum(row: sqlite3.Row) -> str:
+    """Returns the SHA-256 of what a row holds."""
+    values = {name: row[name] for name in row.keys() if name != "checksum"}  # noqa: SIM118  # a Row is no dict
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
 def _row(measurement: Measurement) -> dict[str, Any]:
     latency = measurement.latency
     return {
@@ -273,6 +299,9 @@ def _row(measurement: Measurement) -> dict[str, Any]:
 
 
 def _measurement(row: sqlite3.Row) -> Measurement:
+    expected = row["checksum"] if "checksum" in row.keys() else None  # noqa: SIM118  # a Row is no dict
+    if expected is not None and expected != _checksum(row):
+        raise ValueError(f"measurement {row['id']} is not what was stored")
     device = {} if row["device"] is None else {"device": json.loads(row["device"])}
     latency = Latency(
         **{name: row[name] for name in _LATENCY_NUMBERS},

@@ -252,6 +252,23 @@ def test_no_mutable_state_at_module_level(module: str) -> None:
     assert empty == []
 
 
+# What is stored beside a measurement, and the time of a file on a phone: wrong, they change no result.
+WALL_CLOCKS = {"amc_tf.device.store": ["datetime.datetime.now"], "amc_tf.device.adb_server": ["time.time"]}
+
+
+@pytest.mark.parametrize("module", MODULE_FILES)
+def test_waits_and_durations_do_not_follow_a_clock_that_may_jump(module: str) -> None:
+    calls = [ast.unparse(node.func) for node in ast.walk(parse(module)) if isinstance(node, ast.Call)]
+    names = (
+        "time.time",
+        "time.localtime",
+        "time.strftime",
+        "datetime.datetime.now",
+        "datetime.datetime.utcnow",
+    )
+    assert [name for name in calls if name in names] == WALL_CLOCKS.get(module, [])
+
+
 @pytest.mark.parametrize("module", MODULE_FILES)
 def test_everything_public_has_a_docstring(module: str) -> None:
     tree = parse(module)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 from amc_tf.cli import console, meters
 from amc_tf.cli.text import align, percent
 from amc_tf.cli.text import latency as latency_text
-from amc_tf.errors import MeasurementError, RunFolderError, SettingsError
+from amc_tf.errors import MeasurementError, ModelError, RunFolderError, SettingsError
 
 if TYPE_CHECKING:
     from amc_tf.device.benchmark_profile import OperatorTime
@@ -137,6 +137,12 @@ def _read(name: str) -> bytes:
     content = path.read_bytes()
     if content[4:8] != _TFLITE_IDENTIFIER:
         raise MeasurementError(f"{path} is no TFLite network; `amc-tf convert` makes one of a Keras model.")
+    from amc_tf.device.operators import read_operators
+
+    try:
+        read_operators(content)
+    except ModelError as error:
+        raise MeasurementError(f"{path} is damaged: {error}") from error
     return content
 
 

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -78,7 +79,8 @@ def check_output(path: str | os.PathLike[str], *, overwrite: bool, suffixes: tup
     """Checks, before any work is done, that a result can be written to a file.
 
     Raises:
-        RunFolderError: It exists and may not be overwritten, has the wrong suffix, or has no folder.
+        RunFolderError: It exists and may not be overwritten, has the wrong suffix, has no folder, or has one
+            that cannot be written to.
     """
     path = Path(path)
     if path.suffix not in suffixes:
@@ -87,6 +89,11 @@ def check_output(path: str | os.PathLike[str], *, overwrite: bool, suffixes: tup
         raise RunFolderError(f"{path} exists: give --overwrite to replace it, or name another file.")
     if not path.parent.is_dir():
         raise RunFolderError(f"{path} cannot be written: there is no folder {path.parent}.")
+    try:
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise RunFolderError(f"{path} cannot be written: {error.strerror}.") from error
     return path
 
 

@@ -38,7 +38,11 @@ _SEARCHING = (
     ("num_search_images", "--search-images", "images behind the accuracy in the reward"),
     ("num_finalists", "--finalists", "best networks of the search, which are recovered longer to choose"),
     ("checkpoint_every", "--checkpoint-every", "episodes between two checkpoints"),
-    ("max_dropped_in_a_row", "--max-dropped", "stop after so many networks in a row that could not be timed"),
+    (
+        "max_dropped_in_a_row",
+        "--max-dropped",
+        "stop after so many networks in a row that could not be scored",
+    ),
 )
 BUDGET_HELP = (
     "macs, params, bytes or latency; a ratio of the original (latency=0.5) or absolute (macs=285M, "

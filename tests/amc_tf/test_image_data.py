@@ -168,6 +168,13 @@ def test_small_data_gives_at_most_half_of_it_to_the_search(caplog: pytest.LogCap
     assert "Only 5 search and 5 calibration images" in caplog.text
 
 
+def test_images_of_one_class_are_nothing_to_judge_a_search_on() -> None:
+    data = make_data((6, 4))
+    one = data.take(np.flatnonzero(data.labels == 1))
+    with pytest.raises(DataError, match="All 4 training images are of the class 1: .* images of all classes"):
+        split_data(one, data, num_calibration=2, num_search=2, seed=0)
+
+
 def test_parts_that_do_not_belong_together_are_refused() -> None:
     def split(validation: ImageData) -> None:
         split_data(make_data(), validation, num_calibration=1, num_search=1, seed=0)

@@ -11,6 +11,7 @@ import tf_keras
 from amc_tf.clone import is_tf_keras
 from amc_tf.errors import ModelError
 from amc_tf.model_file import image_size_of, load_model
+from tests.flips import read_flipped
 
 
 def tiny(library):
@@ -102,6 +103,25 @@ def test_damaged_weights_inside_a_whole_archive_are_refused(tmp_path):
             target.writestr(name, data[:1000] if name == "model.weights.h5" else data)
     with pytest.raises(ModelError, match=re.escape(f"{broken} cannot be loaded (saved by Keras 3")):
         load_model(str(broken))
+
+
+def test_no_flipped_bit_changes_the_weights_of_a_keras_file(tmp_path):
+    path, model = tmp_path / "model.keras", tiny(keras)
+    model.save(path)
+    models, refusals = read_flipped(path, 60, lambda path: load_model(str(path)), ModelError)
+    assert len(refusals) > 40
+    assert all(str(path) in text and "\n" not in text for text in refusals)
+    for loaded in models:
+        for weights, expected in zip(loaded.get_weights(), model.get_weights(), strict=True):
+            np.testing.assert_array_equal(weights, expected)
+
+
+def test_a_flipped_bit_in_an_h5_file_is_no_other_error(tmp_path):
+    path = tmp_path / "model.h5"
+    tiny(keras).save(path)
+    models, refusals = read_flipped(path, 60, lambda path: load_model(str(path)), ModelError)
+    assert models and refusals
+    assert all(str(path) in text and "\n" not in text for text in refusals)
 
 
 def test_a_subclassed_model_is_named_with_what_to_do(tmp_path, monkeypatch):

@@ -10,6 +10,7 @@ from amc_tf.errors import PlanError, SettingsError
 from amc_tf.graph import ChannelGraph
 from amc_tf.plan import PruningPlan, allowed_widths, compose, round_width, uniform_plan, widths_to_plan
 from amc_tf.rebuild import rebuild
+from tests.flips import read_flipped
 from tests.networks import classifier
 
 
@@ -90,7 +91,36 @@ def test_values_that_are_no_plan_are_refused(value, words):
         PruningPlan.from_json(value)
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[]", b'{"format": "amc-tf plan 1"}'])
+def test_no_flipped_bit_changes_a_plan(tmp_path, graph):
+    path, plan = tmp_path / "plan.json", uniform_plan(graph, 0.5, round_to=2)
+    plan.save(path)
+    values, refusals = read_flipped(path, 800, PruningPlan.load, PlanError)
+    assert all(value == plan for value in values)
+    assert len(refusals) > 500
+    assert all(text.startswith(f"The plan '{path}' is damaged: ") for text in refusals)
+    assert PruningPlan.load(path) == plan
+
+
+def test_a_plan_changed_by_hand_is_read_without_its_checksum(tmp_path, graph):
+    path = tmp_path / "plan.json"
+    uniform_plan(graph, 0.5, round_to=2).save(path)
+    record = json.loads(path.read_text())
+    record["groups"]["first"]["kept"] = [0, 1]
+    path.write_text(json.dumps(record))
+    with pytest.raises(
+        PlanError, match='not what was written: .* if you changed it, delete its line "sha256"'
+    ):
+        PruningPlan.load(path)
+    del record["sha256"]
+    path.write_text(json.dumps(record))
+    assert PruningPlan.load(path).kept["first"] == (0, 1)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{", b"\xff\xfe", b"[]", b'{"format": "amc-tf plan 1"}', b"[" * 100_000],
+    ids="empty half bytes list groupless nested".split(),
+)
 def test_a_damaged_file_is_named(tmp_path, content):
     path = tmp_path / "plan.json"
     path.write_bytes(content)

@@ -401,7 +401,7 @@ def test_dropped_episodes_are_counted_and_left_out_of_the_charts(tmp_path):
         }  # fmt: skip
     page = report(tmp_path, episodes=episodes)
     assert (
-        "2 of 20 episodes were dropped because their networks could not be timed; the last one: It is gone."
+        "2 of 20 episodes were dropped because their networks could not be scored; the last one: It is gone."
         in page.text
     )
     assert page.count("circle", "dot") == 2 * 18

@@ -12,6 +12,7 @@ import pytest
 
 from amc_tf.errors import RunFolderError
 from amc_tf.run_folder import RUN_FILES, RunFolder, clear_errors, write_atomically, write_keras_model
+from tests.flips import flipped
 from tests.networks import classifier
 
 STATE = {"identity": np.arange(3, dtype=np.uint8), "best": np.zeros((2, 2))}
@@ -86,6 +87,16 @@ def test_a_full_disk_while_a_model_is_saved_keeps_the_old_one(tmp_path):
     path.write_bytes(b"old")
     with file_size_limit(5000), pytest.raises(RunFolderError, match=r"model\.keras cannot be written: "):
         write_keras_model(classifier(keras, lambda hidden: keras.layers.Conv2D(64, 3)(hidden)), path)
+    assert path.read_bytes() == b"old"
+    assert files_of(tmp_path) == ["model.keras"]
+
+
+def test_a_clock_before_all_zip_archives_becomes_a_sentence(tmp_path, monkeypatch):
+    path = tmp_path / "model.keras"
+    path.write_bytes(b"old")
+    monkeypatch.setattr("time.time", lambda: 0.0)
+    with pytest.raises(RunFolderError, match=r"model\.keras cannot be written \(ZIP .* before 1980\)\."):
+        write_keras_model(classifier(keras, keras.layers.ReLU()), path)
     assert path.read_bytes() == b"old"
     assert files_of(tmp_path) == ["model.keras"]
 
@@ -231,6 +242,42 @@ def test_the_checkpoint_before_a_damaged_one_is_used(tmp_path, caplog, where):
     assert state.keys() == OLDER.keys()
     assert "search.npz is damaged" in caplog.text
     assert "the checkpoint before it is used" in caplog.text
+
+
+def test_no_flipped_bit_changes_a_checkpoint(tmp_path):
+    with RunFolder(tmp_path) as folder:
+        folder.save_state(OLDER)
+        folder.save_state({"numbers": np.random.default_rng(0).normal(size=(10, 3)), **STATE})
+        loaded = folder.load_state()
+        num_refused = 0
+        for place in flipped(folder.checkpoint_folder / "search.npz", 500):
+            state = folder.load_state()
+            expected = OLDER if state.keys() == OLDER.keys() else loaded
+            num_refused += expected is OLDER
+            assert state.keys() == expected.keys(), place
+            assert all(np.array_equal(state[name], expected[name]) for name in expected), place
+    assert num_refused > 350
+
+
+def test_a_flipped_bit_that_hides_an_array_is_noticed(tmp_path):
+    """The length of a comment in the archive's directory, which then swallows the entries behind it."""
+    with RunFolder(tmp_path) as folder:
+        folder.save_state(OLDER)
+        folder.save_state({"numbers": np.arange(5.0), **STATE})
+        path = folder.checkpoint_folder / "search.npz"
+        content = bytearray(path.read_bytes())
+        entry = content.rindex(b"PK\1\2", 0, content.index(b"numbers.npy", content.index(b"PK\1\2")))
+        content[entry + 33] ^= 0x40
+        path.write_bytes(content)
+        with np.load(path) as file:
+            assert "best" not in file.files
+        assert folder.load_state().keys() == OLDER.keys()
+
+
+def test_a_checkpoint_of_0_1_0_which_has_no_digest_is_read(tmp_path):
+    with RunFolder(tmp_path) as folder:
+        np.savez(folder.checkpoint_folder / "search.npz", **STATE)
+        assert folder.load_state().keys() == STATE.keys()
 
 
 def test_a_process_killed_between_two_checkpoints_goes_on_from_the_first(tmp_path):

@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 import json
 import re
 import shutil
@@ -207,6 +208,15 @@ def test_a_folder_changes_nothing_about_the_search(graph, uninterrupted):
     assert without_seconds(result.episodes) == without_seconds(uninterrupted["macs"][0].episodes)
 
 
+def test_a_clock_that_jumps_changes_nothing(graph, uninterrupted, tmp_path, monkeypatch):
+    jumps = itertools.cycle([0.0, 4e9, 1e6, 2e9])
+    monkeypatch.setattr("time.time", lambda: next(jumps))
+    found = run_until(graph, tmp_path, None)
+    monkeypatch.undo()
+    assert_same_run(found, uninterrupted["macs"], tmp_path)
+    assert all(0 < record["seconds"] < 100 for record in found[0].episodes)
+
+
 def test_another_seed_finds_other_networks(graph, uninterrupted):
     other = Setup(graph, settings=dataclasses.replace(SETTINGS, seed=1)).search.run()
     first = [record["widths"] for record in uninterrupted["macs"][0].episodes]
@@ -392,7 +402,7 @@ def test_a_search_whose_phone_has_gone_stops_and_resumes_to_the_uninterrupted_on
             Setup(graph, store=store, meter=meter).search.run(folder)
         num_stored = len(store)
     assert re.fullmatch(
-        r"The search stopped at episode \d+: 3 networks in a row could not be timed, and everything before "
+        r"The search stopped at episode \d+: 3 networks in a row could not be scored, and everything before "
         rf"is saved\. The last error: The phone is gone \(network {first + 2}\)\.",
         str(caught.value),
     )
@@ -424,7 +434,7 @@ def test_a_known_network_does_not_end_a_row_of_dropped_ones(graph, uninterrupted
             return np.array(best) / np.array(graph.full_widths) if known else propose(number, best)
 
         setup.search._explorer.propose = repeat_every_other
-        with pytest.raises(RunStoppedError, match="3 networks in a row could not be timed"):
+        with pytest.raises(RunStoppedError, match="3 networks in a row could not be scored"):
             setup.search.run(folder)
     lines = [json.loads(line) for line in (tmp_path / "episodes.jsonl").read_text().splitlines()]
     kinds = "".join("x" if line["kind"] == "dropped" else "." for line in lines)
@@ -461,6 +471,41 @@ def test_a_search_in_memory_that_stops_does_not_claim_to_have_saved_anything(gra
         raise MeasurementError("The tool is too old.")
 
     setup.scorer._score = fail
-    words = r"stopped at episode 1: a network could not be timed\. The last error: The tool is too old\.$"
+    words = r"stopped at episode 1: a network could not be scored\. The last error: The tool is too old\.$"
     with pytest.raises(RunStoppedError, match=words):
+        setup.search.run()
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
+def test_a_reward_that_is_no_number_teaches_nothing(graph, tmp_path, number):
+    setup = Setup(graph, settings=dataclasses.replace(SETTINGS, episodes=5, warmup_episodes=1))
+    score = setup.scorer._score
+
+    def fail_once(widths):
+        reward = {"reward": number} if setup.scorer.num_scored == 0 else {}
+        return dataclasses.replace(score(widths), **reward)
+
+    setup.scorer._score = fail_once
+    with RunFolder(tmp_path) as folder:
+        result = setup.search.run(folder)
+        state = folder.load_state()
+    dropped = [record for record in result.episodes if record["kind"] == "dropped"]
+    assert dropped[0]["episode"] == 0
+    assert 0 < len(dropped) < 3  # the same network may come again
+    widths = ", ".join(map(str, setup.scorer.asked[0]))
+    assert dropped[0]["reason"] == (
+        f"The reward of the network with the widths {widths} is {number}, but must be a finite number."
+    )
+    assert np.isfinite(result.best.reward)
+    assert state["agent/replay/num_added"] == (5 - len(dropped)) * len(graph.groups)
+    assert all(np.isfinite(array).all() for array in state.values() if array.dtype.kind == "f")
+
+
+def test_rewards_that_are_never_numbers_stop_the_search(graph):
+    setup = Setup(graph)
+    score = setup.scorer._score
+    setup.scorer._score = lambda widths: dataclasses.replace(score(widths), reward=np.nan)
+    with pytest.raises(
+        RunStoppedError, match=r"3 networks in a row could not be scored\. .* is nan, but must"
+    ):
         setup.search.run()

@@ -244,3 +244,9 @@ def test_a_refusal_is_read_also_where_the_connection_broke_while_sending() -> No
     with pytest.raises(MeasurementError, match=f"The phone {SERIAL} refuses the file /x: disk full") as error:
         use_files(reply, lambda phone: phone.push(bytes(1000), "/x", timeout_s=5))
     assert not isinstance(error.value, PhoneError)
+
+
+@pytest.mark.parametrize("now", [-1e9, 0.0, 1e12])
+def test_a_clock_that_no_file_can_have_been_written_by_stops_no_push(monkeypatch, now):
+    monkeypatch.setattr("time.time", lambda: now)
+    use_files(b"OKAY\0\0\0\0", lambda phone: phone.push(bytes(1000), "/x", timeout_s=5))

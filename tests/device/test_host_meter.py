@@ -80,6 +80,20 @@ def test_a_device_that_slows_down_halfway_changes_the_times_but_not_the_paired_r
     assert latency.noise == 0.0
 
 
+def test_a_machine_that_sleeps_during_one_run_changes_neither_times_nor_ratio() -> None:
+    hour_ms = 3_600_000.0
+    device = FakeDevice(C=chain([1.0] * 5, [hour_ms], repeat(1.0)), R=repeat(2.0))
+    latency = fake_meter(device, num_runs=9, block_runs=3).measure(b"C")
+    assert (latency.median_ms, latency.reference_median_ms, latency.ratio) == (1.0, 2.0, 0.5)
+    assert latency.raw_ms.count(hour_ms) == 1
+
+
+def test_a_clock_that_runs_backwards_is_not_believed() -> None:
+    device = FakeDevice(C=chain([5.0] * 3, [-1.0], repeat(5.0)))
+    with pytest.raises(MeasurementError, match="clock cannot be trusted"):
+        fake_meter(device, None, num_runs=4, block_runs=2).measure(b"C")
+
+
 def test_noise_is_the_spread_of_the_rounds_and_both_series_are_kept() -> None:
     device = FakeDevice(C=chain([1.0, 1.1, 1.2], repeat(1.0)), R=repeat(2.0))
     latency = fake_meter(device, num_runs=3, block_runs=1).measure(b"C")

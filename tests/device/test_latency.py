@@ -75,6 +75,13 @@ def test_samples_that_are_no_times_are_refused(samples: list[float]) -> None:
         Latency.from_samples(samples)
 
 
+@pytest.mark.parametrize("field", ["reference_median_ms", "paired_ratio", "noise"])
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), -1.0])
+def test_a_comparison_that_is_no_number_is_refused(field: str, number: float) -> None:
+    with pytest.raises(MeasurementError, match="needs finite numbers of 0 or more"):
+        Latency.from_samples([1.0], **{field: number})
+
+
 def test_meter_protocol_is_checked_by_shape() -> None:
     class Constant:
         name = "constant"

@@ -14,6 +14,7 @@ from amc_tf.device.benchmark_profile import OperatorTime
 from amc_tf.device.latency import Latency
 from amc_tf.device.store import Measurement, MeasurementStore, utc_now
 from amc_tf.errors import RunFolderError
+from tests.flips import read_flipped
 
 LATENCY = Latency.from_samples([1.5, 1.25, 2.0], reference_median_ms=3.0, paired_ratio=0.49)
 
@@ -214,6 +215,51 @@ def test_a_corrupt_row_names_the_file(tmp_path: pathlib.Path, column: str, damag
         other.close()
         with pytest.raises(RunFolderError, match=r"measurements\.sqlite is damaged"):
             store.get("a" * 64, "device A")
+
+
+def read_all(path: pathlib.Path) -> tuple[tuple[Measurement, ...], Latency | None]:
+    with MeasurementStore(path) as store:
+        return store.list(), store.get("c" * 64, "device A")
+
+
+def test_no_flipped_bit_changes_a_measurement(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "measurements.sqlite"
+    with MeasurementStore(path) as store:
+        for name in "abcdef":
+            store.put(measurement(name * 64))
+    expected = read_all(path)
+    values, refusals = read_flipped(path, 1500, read_all, RunFolderError)
+    assert all(value == expected for value in values)
+    assert len(refusals) > 200  # most of the file is free space
+    assert all(f"The measurement store {path} " in text for text in refusals)
+
+
+@pytest.mark.parametrize("part", [0.1, 0.4, 0.7, 0.99])
+def test_a_truncated_file_is_named(tmp_path: pathlib.Path, part: float) -> None:
+    path = tmp_path / "measurements.sqlite"
+    with MeasurementStore(path) as store:
+        store.put(measurement())
+    content = path.read_bytes()
+    path.write_bytes(content[: int(part * len(content))])
+    with pytest.raises(RunFolderError, match=r"measurements\.sqlite is damaged .*move it away"):
+        MeasurementStore(path)
+
+
+def test_rows_of_a_file_without_checksums_are_read_and_new_ones_get_theirs(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "measurements.sqlite"
+    with MeasurementStore(path) as store:
+        store.put(measurement())
+        with sqlite3.connect(path) as other:
+            other.execute("ALTER TABLE measurements DROP COLUMN checksum")
+        other.close()
+        assert store.get("a" * 64, "device A") == LATENCY
+        store.put(measurement("b" * 64))
+        with sqlite3.connect(path) as other:
+            other.execute("UPDATE measurements SET median_ms = 0.5")
+        other.close()
+        assert store.get("a" * 64, "device A") == dataclasses.replace(LATENCY, median_ms=0.5)
+        with pytest.raises(RunFolderError, match="measurement 2 is not what was stored"):
+            store.get("b" * 64, "device A")
 
 
 def test_a_missing_folder_is_named(tmp_path: pathlib.Path) -> None:

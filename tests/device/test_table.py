@@ -13,6 +13,7 @@ from amc_tf.device.operators import read_operators
 from amc_tf.device.table import LatencyTable, TableMeter
 from amc_tf.device.table_samples import TableError, TableSample
 from amc_tf.errors import MeasurementError, RunFolderError
+from tests.flips import read_flipped
 from tests.tflite_files import chain
 
 
@@ -140,6 +141,16 @@ def test_impossible_samples_are_refused(table, field, value):
     record["networks"][0][field] = value
     with pytest.raises(MeasurementError):
         LatencyTable.from_json(record)
+
+
+def test_no_flipped_bit_changes_a_table(table, tmp_path):
+    path = tmp_path / "phone.json"
+    table.save(path)
+    values, refusals = read_flipped(path, 500, LatencyTable.load, MeasurementError)
+    assert all(value == table for value in values)
+    assert len(refusals) > 400
+    assert all(f"{path} is damaged or no latency table" in text for text in refusals)
+    assert LatencyTable.load(path) == table
 
 
 json_values = st.recursive(

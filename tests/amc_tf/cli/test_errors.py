@@ -16,6 +16,7 @@ from amc_tf.cli import compress, inspect, main
 from amc_tf.errors import RunStoppedError
 from amc_tf.graph import ChannelGraph
 from amc_tf.plan import uniform_plan
+from tests.flips import flipped
 from tests.trained import make_data
 
 ROOT = Path(__file__).parents[3]
@@ -95,6 +96,14 @@ def test_labels_that_do_not_fit_the_classes(amc, tmp_path):
     assert "The labels go up to 6, but the model has 4 outputs" in sentence(outcome)
 
 
+@pytest.mark.parametrize("verb", ["search", "compress"])
+def test_images_of_one_class(amc, tmp_path, verb):
+    data = make_data(200, 0)
+    save_data(tmp_path / "data.npz", data.images, np.full(200, 2))
+    outcome = amc(verb, "tiny.keras", *SEARCH, f"--data={tmp_path / 'data.npz'}", "--out", tmp_path / "x")
+    assert "All 200 training images are of the class 2" in sentence(outcome)
+
+
 def test_images_of_another_size(amc, tmp_path):
     save_data(tmp_path / "data.npz", np.zeros((80, 10, 12, 3), np.uint8), np.arange(80) % 4)
     outcome = amc(
@@ -168,6 +177,37 @@ def test_benchmark_of_what_is_no_network(amc, tmp_path):
     assert "There is no file nothing.tflite" in sentence(amc("benchmark", "nothing.tflite"))
     (tmp_path / "x.tflite").write_bytes(b"not a network")
     assert "no TFLite network" in sentence(amc("benchmark", tmp_path / "x.tflite"))
+
+
+@pytest.fixture(scope="module")
+def tflite(files, tmp_path_factory):
+    path = tmp_path_factory.mktemp("converted") / "x.tflite"
+    assert main(["convert", str(files / "tiny.keras"), "--out", str(path), "--quiet"]) == 0
+    return path
+
+
+@pytest.mark.parametrize("part", [0.02, 0.5, 0.9, 0.999])
+def test_benchmark_of_a_truncated_network(amc, tflite, tmp_path, part):
+    content = tflite.read_bytes()
+    path = tmp_path / "cut.tflite"
+    path.write_bytes(content[: int(part * len(content))])
+    store = f"--store={tmp_path / 'x.sqlite'}"
+    assert f"{path} is damaged: " in sentence(amc("benchmark", path, store))
+    assert f"{path} is damaged: " in sentence(amc("benchmark", tflite, "--reference", path, store))
+
+
+@pytest.mark.slow
+def test_benchmark_of_networks_with_a_flipped_bit(amc, tflite, tmp_path):
+    """TFLite has no checksums: a wrong weight is timed; a wrong structure is refused, and never crashes."""
+    path = tmp_path / "flipped.tflite"
+    path.write_bytes(tflite.read_bytes())
+    codes = []
+    for _ in flipped(path, 30):
+        outcome = amc("benchmark", path, "--runs=1", f"--store={tmp_path / 'x.sqlite'}")
+        codes.append(outcome.code)
+        if outcome.code:
+            sentence(outcome)
+    assert set(codes) == {0, 1}
 
 
 @pytest.mark.parametrize("words", [["search"], ["compress", "--finetune-epochs=0"]])

@@ -152,7 +152,7 @@ def test_a_search_whose_phone_has_gone_stops_saved_and_resumes_to_the_same_resul
     at_episode(monkeypatch, 4, daemon.down)
     stopped = amc(*words, "--max-dropped=2", "--out", tmp_path / "broken")
     assert stopped.code == 1
-    assert "2 networks in a row could not be timed" in stopped.err and "--resume" in stopped.err, stopped.err
+    assert "2 networks in a row could not be scored" in stopped.err and "--resume" in stopped.err, stopped.err
     daemon.up()
     assert amc(*words, "--resume", "--out", tmp_path / "broken").code == 0
     assert episodes_of(tmp_path / "broken") == episodes_of(tmp_path / "whole")
