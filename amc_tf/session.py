@@ -99,7 +99,7 @@ class PruningSession:
         table: LatencyTable | None = None,
     ) -> None:
         _check_backend()
-        check_reward(settings.reward, budget, meter)
+        check_reward(settings.reward, budget, has_meter=meter is not None)
         _check_precision(settings.latency_precision, meter, table)
         self.settings = settings
         self.split = split
@@ -387,13 +387,13 @@ def _check_backend() -> None:
         )
 
 
-def check_reward(reward: str, budget: Budget, meter: LatencyMeter | None) -> None:
+def check_reward(reward: str, budget: Budget, *, has_meter: bool) -> None:
     """Checks that a reward has what it needs.
 
     Raises:
         SettingsError: if it lacks a meter, a latency to aim at, or something to make small.
     """
-    if needs_latency(reward) and meter is None:
+    if needs_latency(reward) and not has_meter:
         raise SettingsError(f"The reward {reward} needs a measured latency: give a meter.")
     if reward == "soft_latency" and budget.kind != "latency":
         raise SettingsError(

@@ -139,6 +139,8 @@ LAYERS = (
     "amc_tf.sparsify",
     "amc_tf.front",
     "amc_tf.front_page",
+    "amc_tf.trials",
+    "amc_tf.ray_trials",
     "amc_tf.sweep",
     "amc_tf.cli.*",
 )

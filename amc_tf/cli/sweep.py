@@ -26,6 +26,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="budgets with commas between them, such as macs=0.7,macs=0.5,macs=0.3; each of them "
         + options.BUDGET_HELP,
     )
+    parser.add_argument(
+        "--seeds",
+        metavar="SEEDS",
+        type=_seeds,
+        default=(),
+        help="seeds with commas between them, each of them for every budget (default: --seed)",
+    )
     compress.add_settings(parser)
 
 
@@ -40,7 +47,8 @@ def run(args: argparse.Namespace) -> int:
         with meters.open_meter(args) as (meter, table):
             model = load_model(args.model)
             train, validation = options.load_images(model, args)
-            result = sweep(model, train, validation, budgets=budgets, meter=meter, table=table, **given)
+            asked = {"budgets": budgets, "seeds": args.seeds, **given}
+            result = sweep(model, train, validation, meter=meter, table=table, **asked)
     if args.json:
         console.print_json(result.to_json())
     else:
@@ -61,6 +69,16 @@ def _budgets(args: argparse.Namespace, settings: SearchSettings) -> list[Budget]
         )
         for text in texts
     ]
+
+
+def _seeds(text: str) -> tuple[int, ...]:
+    """Reads the value of --seeds."""
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} are no seeds; give whole numbers, such as 0,1,2"
+        ) from None
 
 
 def _table(networks: tuple[FrontNetwork, ...]) -> str:

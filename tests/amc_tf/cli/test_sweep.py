@@ -41,3 +41,10 @@ def test_wrong_budgets_are_refused_before_any_work(amc, tmp_path, budgets, words
     assert outcome.code == 1
     assert words in outcome.err
     assert not (tmp_path / "x").exists()
+
+
+def test_seeds_are_whole_numbers(amc, tmp_path, capsys):
+    with pytest.raises(SystemExit) as caught:
+        amc(*SWEEP, "--budgets=macs=0.5", "--seeds=0,one", "--out", tmp_path / "x")
+    assert caught.value.code == 2
+    assert "'0,one' are no seeds; give whole numbers, such as 0,1,2" in capsys.readouterr().err
