@@ -17,6 +17,7 @@ LAYERS = (
     "amc_tf.errors",
     "amc_tf.files",
     "amc_tf.settings",
+    "amc_tf.cluster",
     "amc_tf.device.transport",
     "amc_tf.device.adb_keys",
     "amc_tf.device.adb_link",
