@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import signal
+import socket
 import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -13,6 +14,7 @@ from amc_tf.errors import ClusterError
 
 # Of every process that Ray starts for us; its own threads are as many as the processors it was given.
 _ENVIRONMENT = {"KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3"}
+_ANSWER_S = 10.0
 
 
 @contextlib.contextmanager
@@ -38,8 +40,9 @@ def connected(address: str) -> Iterator[Any]:
         return
     with _signals_kept():
         try:
+            _knock(address)
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-        except (ConnectionError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError) as error:
             reason = str(error).strip().partition("\n")[0].rstrip(".")
             raise ClusterError(
                 f"There is no Ray cluster at {address} ({reason}): start one with ray start --head, or give "
@@ -49,6 +52,13 @@ def connected(address: str) -> Iterator[Any]:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Raises OSError where nothing answers at HOST:PORT; Ray itself would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdigit() and "/" not in host:
+        socket.create_connection((host, int(port)), timeout=_ANSWER_S).close()
 
 
 def task_options(num_cpus: int, num_gpus: float = 0.0) -> dict[str, Any]:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import platform
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import Any
 
 from amc_tf.cluster import check_has, connected, task_options
@@ -16,7 +14,7 @@ from amc_tf.data import ImageData
 from amc_tf.device.latency import LatencyMeter
 from amc_tf.device.table import LatencyTable
 from amc_tf.errors import ClusterError, RunFolderError, SettingsError
-from amc_tf.model_file import load_model
+from amc_tf.model_file import model_from_bytes, model_to_bytes
 from amc_tf.progress import Progress
 from amc_tf.run_folder import RunFolder
 from amc_tf.trials import Outcome, Trial, run_trial
@@ -121,7 +119,7 @@ class RayTrials:
                 "Keras callbacks cannot listen to other machines: sweep without them, or here."
             )
         put = self._ray.put
-        shared = (put(_to_file(model)), put(train), put(validation))
+        shared = (put(model_to_bytes(model)), put(train), put(validation))
         waiting = {}
         for index, trial in enumerate(trials):
             phone = self._phones[index % len(self._phones)] if self._phones else None
@@ -164,13 +162,6 @@ def _resources(phone: str | None) -> Mapping[str, float]:
     return {} if phone is None else {f"phone:{phone}": 1}
 
 
-def _to_file(model: Any) -> bytes:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.keras"
-        model.save(path)
-        return path.read_bytes()
-
-
 def _fingerprint(open_meter: OpenMeter, phone: str | None) -> str | None:
     """Opens the meter on this node, and returns its fingerprint."""
     with open_meter(phone) as (meter, _):
@@ -193,10 +184,7 @@ def _run(
         )
     with RunFolder(trial.folder, resume=True, wait_s=_WAIT_S):
         pass
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.keras"
-        path.write_bytes(model)
-        loaded = load_model(str(path))
+    loaded = model_from_bytes(model)
     if open_meter is None:
         return run_trial(trial, loaded, train, validation)
     with open_meter(phone) as (meter, table):

@@ -107,7 +107,8 @@ def test_when_a_node_dies_its_trial_goes_on_elsewhere_and_loses_the_running_epis
         assert episodes_of(folder) == episodes_of(tmp_path / "alone" / folder.name)
     fronts = [json.loads((tmp_path / name / "front.json").read_text()) for name in ("alone", "sweep")]
     for one, other in zip(*(front["networks"] for front in fronts), strict=True):
-        assert one == other
+        # The names in a file hold how many layers its process has made before.
+        assert {**one, "tflite_bytes": 0} == {**other, "tflite_bytes": 0}
 
 
 @pytest.mark.slow
@@ -140,7 +141,15 @@ def test_what_the_cluster_does_not_have_is_told_at_once(cluster):
     for share, words in refused:
         with pytest.raises(ClusterError, match=words), RayTrials(cluster.address, **share):
             pass
-    with pytest.raises(ClusterError, match="no Ray cluster at 127.0.0.1:1"), RayTrials("127.0.0.1:1"):
+
+
+@pytest.mark.slow
+def test_a_cluster_that_is_not_there_is_told():
+    pytest.importorskip("ray")
+    with (
+        pytest.raises(ClusterError, match="no Ray cluster at 127.0.0.1:1 .*refused"),
+        RayTrials("127.0.0.1:1"),
+    ):
         pass
 
 
