@@ -44,6 +44,8 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     install_requires=read_requirements(),
+    # `--ray` only; the release that its tests run on, and later ones of the same major version.
+    extras_require={"ray": ["ray~=2.60"]},
     packages=find_packages(include=["amc_tf", "amc_tf.*"]) + nested_packages(),
     package_dir={f"amc_tf.{folder}": folder for folder in NESTED_FOLDERS},
     package_data={

@@ -16,6 +16,7 @@ from amc_tf.device.store import MeasurementStore
 from amc_tf.device.stored_meters import CachedMeter, RecordingMeter
 from amc_tf.device.table import LatencyTable
 from amc_tf.errors import MeasurementError, RunStoppedError
+from amc_tf.executor import MakeExecutor
 from amc_tf.graph import count_cost
 from amc_tf.keras_callbacks import check_callbacks
 from amc_tf.operator_rows import profile_operators
@@ -70,6 +71,7 @@ def compress(  # noqa: PLR0913, the façade: each argument is a choice of the us
     labels: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
     callbacks: Sequence[Any] = (),
+    make_executor: MakeExecutor | None = None,
 ) -> CompressionResult:
     """Finds a pruning plan within a budget, fine-tunes the slim network, converts, times and reports it.
 
@@ -104,6 +106,8 @@ def compress(  # noqa: PLR0913, the façade: each argument is a choice of the us
         callbacks: Keras callbacks that are told of the episodes of the search as of epochs, and may end it by
             `model.stop_training`; what was found so far is then fine-tuned, and `resume` plays the rest. Of
             several stages each has a beginning and an end of its own. See `amc_tf.keras_callbacks.listening`.
+        make_executor: makes what runs the candidates of the search; by default they run here, with an
+            `amc_tf.ray_evaluation.RayEvaluation` on the processors of a Ray cluster.
 
     Returns:
         The slim model and all about it.
@@ -132,6 +136,7 @@ def compress(  # noqa: PLR0913, the façade: each argument is a choice of the us
             table=_starting_table(folder, table, stages),
             progress=progress or Progress(),
             callbacks=tuple(callbacks),
+            make_executor=make_executor,
         )
         job = _Compression(task, RecordingMeter(meter, store) if meter else None, folder, profiler=meter)
         return job.run(budget, num_stages=stages, finetune_uniform=finetune_uniform, labels=labels)

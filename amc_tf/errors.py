@@ -51,3 +51,7 @@ class RunStoppedError(MeasurementError):
 
 class RunFolderError(AmcError):
     """Raised when a run folder exists, is locked, is incomplete, or cannot be written."""
+
+
+class ClusterError(AmcError):
+    """Raised when a cluster cannot be reached, lacks what is asked of it, or its engine is not installed."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from amc_tf.data import INPUT_RANGES, ImageData, to_input_range
 from amc_tf.distillation import are_probabilities, soften
 from amc_tf.errors import DataError, ModelError
 
+BATCH_SIZE = 100
 # A trained network must beat guessing by this part of what there is to gain, and by three standard errors.
 _MIN_GAIN = 0.05
 _NUM_STANDARD_ERRORS = 3.0
@@ -40,7 +41,11 @@ class Accuracy:
 
 
 def accuracy(
-    predict: Callable[[NDArray[np.float32]], Any], data: ImageData, *, input_range: str, batch_size: int = 100
+    predict: Callable[[NDArray[np.float32]], Any],
+    data: ImageData,
+    *,
+    input_range: str,
+    batch_size: int = BATCH_SIZE,
 ) -> Accuracy:
     """Measures the accuracy of a network, batch by batch.
 
@@ -66,17 +71,46 @@ def accuracy(
         >>> accuracy(lambda images: np.array([[0.75, 0.25], [0.75, 0.25]]), data, input_range="0..1")
         Accuracy(top1=0.5, top5=1.0, probability=0.5)
     """
+    batches = batch_scores(predict, data, input_range=input_range, batch_size=batch_size)
+    return accuracy_of(batches, data.labels, batch_size=batch_size)
+
+
+def batch_scores(
+    predict: Callable[[NDArray[np.float32]], Any],
+    data: ImageData,
+    *,
+    input_range: str,
+    batch_size: int = BATCH_SIZE,
+) -> Iterator[NDArray[Any]]:
+    """Yields the scores [B, classes] of each batch of images; the arguments are those of `accuracy`."""
+    for start in range(0, len(data), batch_size):
+        yield np.asarray(predict(to_input_range(data.images[start : start + batch_size], input_range)))
+
+
+def accuracy_of(
+    batches: Iterable[NDArray[Any]], labels: NDArray[np.int64], *, batch_size: int = BATCH_SIZE
+) -> Accuracy:
+    """Returns the accuracy that the scores of a network amount to.
+
+    Args:
+        batches: Scores [B, classes] of one batch after the other, logits or probabilities.
+        labels: int64 [N], the true classes of all images in that order.
+        batch_size: Images of each batch; the last may be smaller.
+
+    Raises:
+        ModelError: The scores are not one row for each image.
+        DataError: A label has no score.
+    """
     ranks, probabilities = [], []
     has_softmax: bool | None = None
-    for start in range(0, len(data), batch_size):
-        scores = np.asarray(predict(to_input_range(data.images[start : start + batch_size], input_range)))
-        labels = data.labels[start : start + batch_size]
-        ranks.append(_ranks(scores, labels))
+    for start, scores in zip(range(0, len(labels), batch_size), batches, strict=True):
+        own = labels[start : start + batch_size]
+        ranks.append(_ranks(scores, own))
         if has_softmax is None:
             numbers = scores[~np.isnan(scores).any(axis=1)]
             has_softmax = are_probabilities(numbers, tolerance=_INT8_TOLERANCE)
         softmax = soften(scores, 1.0, has_softmax=has_softmax)
-        probabilities.append(np.nan_to_num(softmax[np.arange(len(labels)), labels]))
+        probabilities.append(np.nan_to_num(softmax[np.arange(len(own)), own]))
     rank = np.concatenate(ranks)  # [N]
     return Accuracy(
         top1=float(np.mean(rank < 1)),

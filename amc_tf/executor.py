@@ -16,6 +16,8 @@ from amc_tf.device.convert import TFLiteRunner, to_tflite
 from amc_tf.device.operators import read_operators
 from amc_tf.device.template import TFLiteTemplate
 from amc_tf.errors import ModelError
+from amc_tf.evaluate import Accuracy, accuracy
+from amc_tf.image_data import ImageData
 from amc_tf.layers.weighted import DepthwiseConv2DRule, SeparableConv2DRule
 from amc_tf.network import NetworkFunction
 from amc_tf.plan import widths_to_plan
@@ -58,6 +60,15 @@ class Executor:
         if not self.runs_litert:
             return self.network.predictor(weights)
         return TFLiteRunner(self.to_tflite(weights), num_threads=os.cpu_count() or 1).predict
+
+    def accuracy(self, weights: Weights, data: ImageData, *, input_range: str) -> Accuracy:
+        """Runs a slim network on images; the arguments are those of `predictor` and `amc_tf.evaluate`."""
+        return accuracy(self.predictor(weights), data, input_range=input_range)
+
+    def tflite_accuracy(self, tflite: bytes, data: ImageData, *, input_range: str) -> Accuracy:
+        """Runs a converted network on images."""
+        runner = TFLiteRunner(tflite, num_threads=os.cpu_count() or 1)
+        return accuracy(runner.predict, data, input_range=input_range)
 
     @functools.cached_property
     def runs_litert(self) -> bool:
@@ -118,6 +129,9 @@ class Executor:
         images = np.random.default_rng(0).uniform(-1, 1, shape).astype(np.float32)
         first, second = (TFLiteRunner(tflite).predict(images) for tflite in (found, expected))
         return np.array_equal(first, second, equal_nan=True)
+
+
+MakeExecutor = Callable[[NetworkFunction, Any], Executor]  # the original as a function and as a model
 
 
 def _tell_apart(weights: Weights) -> Weights:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import json
+import tempfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -62,6 +63,26 @@ def load_model(source: str) -> Any:
         f"{path} cannot be loaded (saved by Keras {saved.version}): {reasons[0]}; save it again with "
         "model.save, or copy it again if it was copied."
     )
+
+
+def model_to_bytes(model: Any) -> bytes:
+    """Returns the .keras file of a model, as another process can load it by `model_from_bytes`."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.keras"
+        model.save(path)
+        return path.read_bytes()
+
+
+def model_from_bytes(content: bytes) -> Any:
+    """Loads a model from the bytes of its .keras file.
+
+    Raises:
+        ModelError: As of `load_model`.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.keras"
+        path.write_bytes(content)
+        return load_model(str(path))
 
 
 def image_size_of(model: Any) -> tuple[int, int, int]:

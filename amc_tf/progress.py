@@ -19,6 +19,15 @@ class Progress:
             total: how many there are.
         """
 
+    def compressed(self, name: str, number: int, total: int) -> None:
+        """A compression of a sweep on several machines has ended; nobody tells of its beginning.
+
+        Args:
+            name: its budget, for people.
+            number: 1 for the first of the sweep.
+            total: how many there are.
+        """
+
     def stage(self, text: str) -> None:
         """A new stage begins.
 

@@ -85,6 +85,7 @@ class RunFolder:
         path: the folder; made with its parents if missing.
         resume: go on with what is there; a folder without a checkpoint starts from the beginning.
         overwrite: delete the files of an earlier run first; `resume` wins over it.
+        wait_s: how long to wait, in seconds, for another process to let go of the folder.
 
     Attributes:
         path: the folder.
@@ -94,18 +95,24 @@ class RunFolder:
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], *, resume: bool = False, overwrite: bool = False
+        self,
+        path: str | os.PathLike[str],
+        *,
+        resume: bool = False,
+        overwrite: bool = False,
+        wait_s: float = 0.0,
     ) -> None:
         self.path = Path(path)
         self._resume = resume
         self._overwrite = overwrite
+        self._wait_s = wait_s
         self._lock: filelock.BaseFileLock | None = None
 
     def __enter__(self) -> RunFolder:
         """Takes the lock and checks, or clears, what is there."""
         with clear_errors(self.path):
             self.checkpoint_folder.mkdir(parents=True, exist_ok=True)
-            self._lock = filelock.FileLock(self._lock_file, timeout=0)
+            self._lock = filelock.FileLock(self._lock_file, timeout=self._wait_s)
             try:
                 self._lock.acquire()
             except filelock.Timeout as error:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -14,9 +13,8 @@ from numpy.typing import NDArray
 from amc_tf.budget import Limit, Predictor
 from amc_tf.cost import BYTES_PER_FLOAT32, Cost
 from amc_tf.data import ImageData, to_input_range
-from amc_tf.device.convert import TFLiteRunner
 from amc_tf.device.latency import LatencyMeter
-from amc_tf.evaluate import Accuracy, accuracy
+from amc_tf.evaluate import Accuracy
 from amc_tf.executor import Executor
 from amc_tf.reward import Outcome, find_reward
 from amc_tf.weights import Weights
@@ -295,9 +293,9 @@ class Scorer:
     def _accuracy(self, weights: Weights, data: ImageData | None = None) -> Accuracy:
         data = self._data if data is None else data
         if self._objective.int8_accuracy:
-            runner = TFLiteRunner(self._convert(weights, "int8"), num_threads=os.cpu_count() or 1)
-            return accuracy(runner.predict, data, input_range=self._input_range)
-        return accuracy(self._executor.predictor(weights), data, input_range=self._input_range)
+            tflite = self._convert(weights, "int8")
+            return self._executor.tflite_accuracy(tflite, data, input_range=self._input_range)
+        return self._executor.accuracy(weights, data, input_range=self._input_range)
 
     def _convert(
         self, weights: Weights, precision: str, *, num_images: int | None = None, sparse: bool = False

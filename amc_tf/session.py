@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,14 +17,14 @@ from amc_tf.budget import Bounds, Budget, Limit, WidthBounds
 from amc_tf.calibration import calibrate
 from amc_tf.candidate import CandidateBuilder
 from amc_tf.data import DataSplit, check_data_fits, to_input_range
-from amc_tf.device.convert import TFLiteRunner, to_tflite
+from amc_tf.device.convert import to_tflite
 from amc_tf.device.latency import LatencyMeter
 from amc_tf.device.table import LatencyTable
 from amc_tf.elite import EliteExplorer
 from amc_tf.env import PruningEnv
 from amc_tf.errors import BudgetError, MeasurementError, ModelError, SettingsError
-from amc_tf.evaluate import accuracy, check_not_chance
-from amc_tf.executor import Executor
+from amc_tf.evaluate import check_not_chance
+from amc_tf.executor import Executor, MakeExecutor
 from amc_tf.finalists import Choice, Finalist
 from amc_tf.graph import ChannelGraph
 from amc_tf.latency_model import LatencyPredictor, probe_widths
@@ -59,6 +58,8 @@ class PruningSession:
         meter: times candidates; needed for a latency budget or reward, otherwise None to leave latency out.
         table: of the meter's device, to predict latency for the bounds; without one, a model that is fitted
             to the search's own measurements does.
+        make_executor: makes what runs and converts networks, of the original as a function of its weights and
+            as a model; by default they run here, see `amc_tf.ray_evaluation`.
 
     Attributes:
         network: the original as a function of its weights.
@@ -87,7 +88,7 @@ class PruningSession:
 
     _is_sparse = False  # whether candidates hold zeros that are stored as such
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, each is a choice of the user
         self,
         model: Any,
         split: DataSplit,
@@ -97,15 +98,16 @@ class PruningSession:
         input_range: str,
         meter: LatencyMeter | None = None,
         table: LatencyTable | None = None,
+        make_executor: MakeExecutor | None = None,
     ) -> None:
         _check_backend()
-        check_reward(settings.reward, budget, meter)
+        check_reward(settings.reward, budget, has_meter=meter is not None)
         _check_precision(settings.latency_precision, meter, table)
         self.settings = settings
         self.split = split
         self.graph = ChannelGraph.from_model(model)
         self.network = NetworkFunction(model, self.graph)
-        self.executor = Executor(self.network)
+        self.executor = make_executor(self.network, model) if make_executor else Executor(self.network)
         self.groups = self._make_groups()
         self._input_range = input_range
         self._meter = meter
@@ -195,8 +197,7 @@ class PruningSession:
         )
 
     def _search_top1(self, weights: Weights) -> float:
-        predict = self.executor.predictor(weights)
-        return accuracy(predict, self.split.search, input_range=self._input_range).top1
+        return self.executor.accuracy(weights, self.split.search, input_range=self._input_range).top1
 
     def _check_data(self, num_outputs: int) -> None:
         """Checks that all data fits the model and that the model is right on it more often than by chance."""
@@ -212,8 +213,9 @@ class PruningSession:
             float_range=search.float_range,
         )
         if self.settings.int8_accuracy:
-            runner = TFLiteRunner(self._convert_original("int8"), num_threads=os.cpu_count() or 1)
-            self.baseline_top1 = accuracy(runner.predict, search, input_range=self._input_range).top1
+            tflite = self._convert_original("int8")
+            found = self.executor.tflite_accuracy(tflite, search, input_range=self._input_range)
+            self.baseline_top1 = found.top1
 
     def _convert_original(self, precision: str) -> bytes:
         return to_tflite(
@@ -387,13 +389,13 @@ def _check_backend() -> None:
         )
 
 
-def check_reward(reward: str, budget: Budget, meter: LatencyMeter | None) -> None:
+def check_reward(reward: str, budget: Budget, *, has_meter: bool) -> None:
     """Checks that a reward has what it needs.
 
     Raises:
         SettingsError: if it lacks a meter, a latency to aim at, or something to make small.
     """
-    if needs_latency(reward) and meter is None:
+    if needs_latency(reward) and not has_meter:
         raise SettingsError(f"The reward {reward} needs a measured latency: give a meter.")
     if reward == "soft_latency" and budget.kind != "latency":
         raise SettingsError(

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 
 from amc_tf.budget import Budget
-from amc_tf.compress import compress
 from amc_tf.data import ImageData, as_image_data
 from amc_tf.errors import BudgetError, RunFolderError, SettingsError
 from amc_tf.front import FrontNetwork, collect_networks, front_axis
@@ -25,6 +24,7 @@ from amc_tf.progress import Progress
 from amc_tf.run_folder import RunFolder, write_atomically
 from amc_tf.session import check_reward
 from amc_tf.settings import FinetuneSettings, SearchSettings
+from amc_tf.trials import OneByOne, Outcome, Trial, TrialRunner, make_trials
 
 _CHART_WIDTH = 1104
 _ORIGIN = "origin.sha256"  # of model and data
@@ -66,13 +66,15 @@ def sweep(  # noqa: PLR0913, the façade: each argument is a choice of the user
     overwrite: bool = False,
     progress: Progress | None = None,
     labels: Mapping[str, Any] | None = None,
+    seeds: Sequence[int] = (),
+    runner: TrialRunner | None = None,
     **options: Any,
 ) -> SweepResult:
     """Compresses a model to each of several budgets, and compares all the networks.
 
-    Each budget has a run folder of its own below `out`, named like the budget; beside them are written
-    front.json, front.svg, front.html and a digest of model and data. A budget that cannot be met is told, and
-    the others go on.
+    Each budget has a run folder of its own below `out`, named like the budget (macs=0.5; with several seeds
+    macs=0.5-seed1); beside them are written front.json, front.svg, front.html and a digest of model and data.
+    A budget that cannot be met is told, and the others go on.
 
     Args:
         model: as for `amc_tf.compress`, like the next two.
@@ -84,6 +86,10 @@ def sweep(  # noqa: PLR0913, the façade: each argument is a choice of the user
         overwrite: delete the runs of an earlier sweep of these budgets in that folder.
         progress: told what happens.
         labels: as for `amc_tf.compress`.
+        seeds: seeds of search and trainings, each of which every budget is compressed with; by default the
+            one of the settings.
+        runner: who runs the compressions, by default one after the other here; see
+            `amc_tf.ray_trials.RayTrials`. One that is given opens the meter itself.
         **options: whatever else `amc_tf.compress` takes.
 
     Returns:
@@ -92,34 +98,43 @@ def sweep(  # noqa: PLR0913, the façade: each argument is a choice of the user
     Raises:
         AmcError: one of its subclasses; `BudgetError` if no budget can be met.
     """
-    names = _folder_names(budgets)
+    options["labels"] = labels or {}
+    runner = _choose_runner(runner, options)
+    trials = make_trials(budgets, seeds, Path(out), options)
+    fingerprint = runner.fingerprint()
     reward = (options.get("settings") or SearchSettings()).reward
     for budget in budgets:
-        check_reward(reward, budget, options.get("meter"))
-    listener, labels = progress or Progress(), labels or {}
-    folders = {name: Path(out) / name for name in names}
+        check_reward(reward, budget, has_meter=fingerprint is not None)
     with contextlib.ExitStack() as claimed:  # an earlier run is refused before hours are spent on another
-        for folder in folders.values():
-            claimed.enter_context(RunFolder(folder, resume=resume, overwrite=overwrite))
+        for trial in trials:
+            claimed.enter_context(RunFolder(trial.folder, resume=resume, overwrite=overwrite))
     train, validation = as_image_data(train), as_image_data(validation)
     _claim(Path(out) / _ORIGIN, _fingerprint(model, train, validation), resume=resume)
-    summaries: dict[str, Mapping[str, Any]] = {}
-    failures: dict[str, str] = {}
-    for number, (name, budget) in enumerate(zip(names, budgets, strict=True), 1):
-        listener.compression(name, number, len(names))
-        summary = _read_finished(folders[name], budget, labels=labels, options=options)
-        given = {"budget": budget, "out": folders[name], "resume": True, "labels": labels, **options}
-        try:
-            if summary is None:
-                summary = compress(model, train, validation, progress=listener, **given).summary
-            summaries[name] = summary
-        except BudgetError as error:
-            failures[name] = str(error)
+    finished = {trial.name: _read_finished(trial, fingerprint) for trial in trials}
+    pending = [trial for trial in trials if finished[trial.name] is None]
+    ended = runner.run(pending, model, train, validation, progress or Progress())
+    outcomes: dict[str, Outcome | None] = {**finished, **{trial.name: outcome for trial, outcome in ended}}
+    summaries = {name: outcome for name, outcome in outcomes.items() if isinstance(outcome, Mapping)}
+    failures = {name: str(outcome) for name, outcome in outcomes.items() if isinstance(outcome, BudgetError)}
     if not summaries:
-        raise BudgetError(f"None of the budgets could be met. {failures[names[0]]}")
+        raise BudgetError(f"None of the budgets could be met. {failures[trials[0].name]}")
     result = SweepResult(collect_networks(summaries), failures, summaries, Path(out) / "front.html")
     _write(Path(out), result)
     return result
+
+
+def _choose_runner(runner: TrialRunner | None, options: dict[str, Any]) -> TrialRunner:
+    """Takes the meter out of the options, and returns who times with it.
+
+    Raises:
+        SettingsError: if there is a runner, which opens the meter itself, and a meter too.
+    """
+    meter, table = options.pop("meter", None), options.pop("table", None)
+    if runner is None:
+        return OneByOne(meter, table)
+    if meter is not None or table is not None:
+        raise SettingsError("A runner of trials opens the meter itself: give no meter and no table with it.")
+    return runner
 
 
 def _fingerprint(model: Any, *data: ImageData) -> str:
@@ -147,30 +162,13 @@ def _claim(path: Path, fingerprint: str, *, resume: bool) -> None:
     write_atomically(path, lambda file: file.write(fingerprint.encode() + b"\n"))
 
 
-def _folder_names(budgets: Sequence[Budget]) -> list[str]:
-    """Returns the folder of each budget: how it is written, and whether a small value is absolute.
-
-    Raises:
-        SettingsError: if there is no budget, or two have one name.
-    """
-    names = [f"{budget}{'-absolute' if budget.absolute and budget.value <= 1 else ''}" for budget in budgets]
-    if not names:
-        raise SettingsError("A sweep needs one budget or more, such as macs=0.7 and macs=0.5.")
-    twice = [name for name in names if names.count(name) > 1]
-    if twice:
-        raise SettingsError(f"The budget {twice[0]} is given twice: give each once.")
-    return names
-
-
-def _read_finished(
-    folder: Path, budget: Budget, *, labels: Mapping[str, Any], options: Mapping[str, Any]
-) -> Mapping[str, Any] | None:
+def _read_finished(trial: Trial, fingerprint: str | None) -> Mapping[str, Any] | None:
     """Returns the summary of a run that has finished, None if it has not.
 
     Raises:
         RunFolderError: if it cannot be read, or is of a compression with other options.
     """
-    path = folder / "summary.json"
+    path = trial.folder / "summary.json"
     if not path.exists():
         return None
     try:
@@ -178,12 +176,9 @@ def _read_finished(
         saved = _identity(summary)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise RunFolderError(f"{path} is damaged ({error!r}): start again with --overwrite.") from error
-    for name, given in _asked_for(budget, labels, options).items():
+    for name, given in _asked_for(trial.options, fingerprint).items():
         if saved[name] != given:
-            raise RunFolderError(
-                f"{folder} holds a finished run with another {name}: give the same options to --resume, or "
-                "start again with --overwrite."
-            )
+            raise RunFolderError(f"{trial.folder} holds a finished run with XX with --overwrite.")
     return summary
 
 
@@ -202,12 +197,12 @@ def _identity(summary: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _asked_for(budget: Budget, labels: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
+def _asked_for(options: Mapping[str, Any], fingerprint: str | None) -> dict[str, Any]:
     """Returns what a finished run must agree with, as `_identity` tells it of that run."""
-    meter, quantization = options.get("meter"), options.get("quantization")
+    budget, labels, quantization = options["budget"], options["labels"], options.get("quantization")
     asked = {
         "budget": [budget.kind, budget.value],
-        "meter": None if meter is None else meter.fingerprint(),
+        "meter": fingerprint,
         "input_range": options.get("input_range", "-1..1"),
         "search setting": (options.get("settings") or SearchSettings()).to_json(),
         "fine-tuning setting": (options.get("finetuning") or FinetuneSettings()).to_json(),

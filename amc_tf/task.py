@@ -15,6 +15,7 @@ from amc_tf.data import DataSplit, to_input_range
 from amc_tf.device.convert import to_tflite
 from amc_tf.device.latency import LatencyMeter
 from amc_tf.device.table import LatencyTable
+from amc_tf.executor import MakeExecutor
 from amc_tf.finetune import EpochRecord, finetune
 from amc_tf.progress import Progress
 from amc_tf.quantize import quantize_aware
@@ -39,6 +40,7 @@ class CompressionTask:
         table: what is known about the meter's device before the first search, or None.
         progress: told of episodes and epochs.
         callbacks: Keras callbacks that are told of the episodes of each search.
+        make_executor: makes what runs candidates; None for one that runs them here.
     """
 
     model: Any
@@ -51,6 +53,7 @@ class CompressionTask:
     table: LatencyTable | None
     progress: Progress
     callbacks: tuple[Any, ...] = ()
+    make_executor: MakeExecutor | None = None
 
     def session(
         self, model: Any, budget: Budget, *, settings: SearchSettings | None = None
@@ -64,6 +67,7 @@ class CompressionTask:
             input_range=self.input_range,
             meter=self.meter,
             table=self.table,
+            make_executor=self.make_executor,
         )
 
     def finetune(self, slim: Any, *, times: int = 1) -> tuple[Any, float | None]:

@@ -16,6 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_data(parser)
     options.add_budget(parser)
     add_settings(parser)
+    options.add_ray(parser)
 
 
 def add_settings(parser: argparse.ArgumentParser, *, out: str | None = None) -> None:
@@ -47,10 +48,11 @@ def run(args: argparse.Namespace) -> int:
         from amc_tf.compress import compress
         from amc_tf.model_file import load_model
 
-        with meters.open_meter(args) as (meter, table):
+        with meters.open_meter(args) as (meter, table), options.evaluation(args) as make_executor:
+            given |= {"budget": budget, "meter": meter, "table": table, "make_executor": make_executor}
             model = load_model(args.model)
             train, validation = options.load_images(model, args)
-            result = compress(model, train, validation, budget=budget, meter=meter, table=table, **given)
+            result = compress(model, train, validation, **given)
     if args.json:
         console.print_json(result.summary)
         return 0

@@ -165,6 +165,10 @@ class CommandProgress(Progress):
         """Writes the budget."""
         tqdm.write(f"{name} ({number} of {total})", file=sys.stderr)
 
+    def compressed(self, name: str, number: int, total: int) -> None:
+        """Writes the budget, and that it is done."""
+        tqdm.write(f"{name} ({number} of {total}) is done", file=sys.stderr)
+
 
 class LineProgress(CommandProgress):
     """A line for each stage that is done, and for every tenth episode and each epoch, on stderr."""

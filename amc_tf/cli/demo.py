@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     # A little less than half: int8 gains less from the same plan, and is to gain as clearly.
     options.add_budget(parser, budget="latency=0.45")
     compress.add_settings(parser, out="runs/demo")
-    parser.set_defaults(model="demo", data="digits", input_range="-1..1", **_SETTINGS)
+    parser.set_defaults(model="demo", data="digits", input_range="-1..1", ray=None, **_SETTINGS)
 
 
 def run(args: argparse.Namespace) -> int:

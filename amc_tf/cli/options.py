@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from amc_tf.errors import BudgetError, DataError, SettingsError
@@ -22,6 +23,7 @@ from amc_tf.settings import (
 if TYPE_CHECKING:
     from amc_tf.budget import Budget
     from amc_tf.data import ImageData
+    from amc_tf.executor import MakeExecutor
 
 SEARCH = PRESETS["default"]
 FINETUNE = FinetuneSettings()
@@ -272,6 +274,32 @@ def add_quantization(parser: argparse.ArgumentParser) -> None:
         ],
         dest_prefix="qat_",
     )
+
+
+def add_ray(parser: argparse.ArgumentParser) -> None:
+    """Adds where the candidates of a search run."""
+    parser.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        help="evaluate each candidate of the search on all processors of a Ray cluster: HOST:PORT of its "
+        "head, auto on a node of it, or local for one on this machine",
+    )
+
+
+@contextlib.contextmanager
+def evaluation(args: argparse.Namespace) -> Iterator[MakeExecutor | None]:
+    """Connects to the cluster that the option of `add_ray` names, and yields what runs candidates there.
+
+    Raises:
+        ClusterError: There is no Ray or no such cluster.
+    """
+    if args.ray is None:
+        yield None
+        return
+    from amc_tf.ray_evaluation import RayEvaluation
+
+    with RayEvaluation(args.ray) as found:
+        yield found
 
 
 def add_run_folder(parser: argparse.ArgumentParser, *, out: str | None = None) -> None:

@@ -22,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_budget(parser)
     options.add_search(parser)
     meters.add_meter(parser)
+    options.add_ray(parser)
     options.add_run_folder(parser)
 
 
@@ -59,6 +60,7 @@ def _search(args: argparse.Namespace) -> Choice:
     progress = console.make_progress(quiet=args.quiet)
     with contextlib.ExitStack() as stack:
         meter, table = stack.enter_context(meters.open_meter(args))
+        make_executor = stack.enter_context(options.evaluation(args))
         model = load_model(args.model)
         train, validation = options.load_images(model, args)
         folder = stack.enter_context(RunFolder(args.out, resume=args.resume, overwrite=args.overwrite))
@@ -79,6 +81,7 @@ def _search(args: argparse.Namespace) -> Choice:
             input_range=args.input_range,
             meter=CachedMeter(meter, store) if meter else None,
             table=starting_table(folder, table),
+            make_executor=make_executor,
         )
         progress.stage("search")
         uniform = session.uniform()

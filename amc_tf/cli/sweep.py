@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import functools
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from amc_tf.cli import compress, console, meters, options
 from amc_tf.cli.text import align, percent, quantity
@@ -12,7 +15,12 @@ from amc_tf.settings import SearchSettings
 
 if TYPE_CHECKING:
     from amc_tf.budget import Budget
+    from amc_tf.device.latency import LatencyMeter
+    from amc_tf.device.table import LatencyTable
     from amc_tf.front import FrontNetwork
+    from amc_tf.ray_trials import OpenMeter
+
+_TABLE = "table:"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,7 +34,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="budgets with commas between them, such as macs=0.7,macs=0.5,macs=0.3; each of them "
         + options.BUDGET_HELP,
     )
+    parser.add_argument(
+        "--seeds",
+        metavar="SEEDS",
+        type=_seeds,
+        default=(),
+        help="seeds with commas between them, each of them for every budget (default: --seed)",
+    )
     compress.add_settings(parser)
+    parser.set_defaults(checkpoint_every=1)  # beside what a sweep takes, a checkpoint costs nothing
+    parser.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        help="run the compressions on a Ray cluster: HOST:PORT of its head, auto on a node of it, "
+        "or local for one on this machine; --out must be a folder that all nodes share",
+    )
+    parser.add_argument(
+        "--trial-cpus",
+        type=int,
+        default=1,
+        metavar="N",
+        help="processors of each compression on a Ray cluster (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--trial-gpus",
+        type=float,
+        default=0.0,
+        metavar="X",
+        help="GPUs of each of them, or the part of one (default: %(default)s)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -37,10 +73,11 @@ def run(args: argparse.Namespace) -> int:
         from amc_tf.model_file import load_model
         from amc_tf.sweep import sweep
 
-        with meters.open_meter(args) as (meter, table):
+        with _who_runs_and_times(args) as runs_and_times:
             model = load_model(args.model)
             train, validation = options.load_images(model, args)
-            result = sweep(model, train, validation, budgets=budgets, meter=meter, table=table, **given)
+            asked = {"budgets": budgets, "seeds": args.seeds, **given}
+            result = sweep(model, train, validation, **runs_and_times, **asked)
     if args.json:
         console.print_json(result.to_json())
     else:
@@ -49,6 +86,68 @@ def run(args: argparse.Namespace) -> int:
     for name, reason in result.failures.items():
         console.fail(f"{name} could not be met: {reason}")
     return 1 if result.failures else 0
+
+
+@contextlib.contextmanager
+def _who_runs_and_times(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Yields the arguments of `amc_tf.sweep` that say who runs the compressions and what times networks."""
+    if args.ray is None:
+        with meters.open_meter(args) as (meter, table):
+            yield {"meter": meter, "table": table}
+        return
+    open_meter = _meter_of_a_node(args)
+    from amc_tf.ray_trials import RayTrials
+
+    with RayTrials(
+        args.ray,
+        open_meter=open_meter,
+        phones=args.serial or (),
+        num_cpus=args.trial_cpus,
+        num_gpus=args.trial_gpus,
+    ) as runner:
+        yield {"runner": runner}
+
+
+def _meter_of_a_node(args: argparse.Namespace) -> OpenMeter | None:
+    """Returns what opens the meter where a trial runs.
+
+    Raises:
+        SystemExit: With 2 for what cannot be timed, or learned, on several machines.
+        MeasurementError: The table cannot be read.
+    """
+    kind = meters.meter_kind(args)
+    if kind in ("host", "gpu"):
+        args.usage_error(
+            "with --ray the machines have other work than to time networks: give -s, --meter table:FILE or "
+            "--meter none."
+        )
+    if args.table:
+        args.usage_error("--table learns from one search at a time: do without --ray, or without --table.")
+    if kind == "phone" and not args.serial:
+        args.usage_error("with --ray every phone must be named: give -s SERIAL.")
+    if kind == "none":
+        return None
+    if kind == "phone":
+        heeded = {name: value for name, value in vars(args).items() if not callable(value)}
+        return functools.partial(_open_phone, {**heeded, "quiet": True})
+    from amc_tf.device.table import LatencyTable
+
+    return functools.partial(_open_table, LatencyTable.load(args.meter.removeprefix(_TABLE)))
+
+
+@contextlib.contextmanager
+def _open_phone(values: dict[str, Any], serial: str | None) -> Iterator[tuple[LatencyMeter, None]]:
+    """Opens a phone of this node as the options say."""
+    with meters.open_phones(argparse.Namespace(**{**values, "serial": [serial]})) as meter:
+        yield meter, None
+
+
+@contextlib.contextmanager
+def _open_table(table: LatencyTable, serial: None) -> Iterator[tuple[LatencyMeter, LatencyTable]]:
+    """Yields what predicts times, and the table."""
+    from amc_tf.device.table import TableMeter
+
+    yield TableMeter(table), table
 
 
 def _budgets(args: argparse.Namespace, settings: SearchSettings) -> list[Budget]:
@@ -61,6 +160,16 @@ def _budgets(args: argparse.Namespace, settings: SearchSettings) -> list[Budget]
         )
         for text in texts
     ]
+
+
+def _seeds(text: str) -> tuple[int, ...]:
+    """Reads the value of --seeds."""
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} are no seeds; give whole numbers, such as 0,1,2"
+        ) from None
 
 
 def _table(networks: tuple[FrontNetwork, ...]) -> str:

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 
-from amc_tf import score as score_module
+from amc_tf import executor as executor_module
 from amc_tf.budget import Budget
 from amc_tf.calibration import Calibration
 from amc_tf.candidate import CandidateBuilder
@@ -277,7 +277,7 @@ def test_a_phone_times_a_network_while_its_accuracy_is_evaluated_here(network, b
     timing = Timing(MeetingMeter(barrier, runs_elsewhere=True), 2.0, LatencyPredictor(network.graph, 2.0))
     alone = Timing(ScriptedMeter(), 2.0, LatencyPredictor(network.graph, 2.0))
     expected = make_scorer(network, builder, data, Budget(latency=0.5), timing=alone, baseline_ms=2.0)(HALF)
-    monkeypatch.setattr(score_module, "accuracy", meet)
+    monkeypatch.setattr(executor_module, "accuracy", meet)
     overlapped = make_scorer(network, builder, data, Budget(latency=0.5), timing=timing, baseline_ms=2.0)
     assert overlapped(HALF) == expected
     assert timing.predictor.shares_ms == alone.predictor.shares_ms
@@ -298,7 +298,7 @@ def test_this_machine_times_a_network_while_it_does_nothing_else(network, builde
             return super().measure(tflite)
 
     timing = Timing(Noting(runs_elsewhere=False), 2.0, LatencyPredictor(network.graph, 2.0))
-    monkeypatch.setattr(score_module, "accuracy", evaluate)
+    monkeypatch.setattr(executor_module, "accuracy", evaluate)
     make_scorer(network, builder, data, Budget(latency=0.5), timing=timing, baseline_ms=2.0)(HALF)
     assert events == ["accuracy begins", "accuracy ends", "measured"]
 
@@ -325,7 +325,7 @@ def test_a_network_that_cannot_be_evaluated_is_told_though_a_phone_timed_it(
     def fail(*_, **__):
         raise ModelError("The network returned nothing.")
 
-    monkeypatch.setattr(score_module, "accuracy", fail)
+    monkeypatch.setattr(executor_module, "accuracy", fail)
     timing = Timing(ScriptedMeter(runs_elsewhere=True), 2.0, LatencyPredictor(network.graph, 2.0))
     with pytest.raises(ModelError, match="returned nothing"):
         make_scorer(network, builder, data, Budget(latency=0.5), timing=timing, baseline_ms=2.0)(HALF)

@@ -36,6 +36,8 @@ def made(monkeypatch):
     seen = []
 
     def compress(model, train, validation, *, budget, out, resume, labels, progress, **options):
+        seed = options["settings"].seed
+        assert {value.seed for value in options.values() if isinstance(value, FinetuneSettings)} <= {seed}
         assert resume
         seen.append(str(budget))
         if budget is NONE:
@@ -57,7 +59,7 @@ def made(monkeypatch):
         (out / "summary.json").write_text(json.dumps(value))
         return SimpleNamespace(summary=value)
 
-    monkeypatch.setattr(sys.modules["amc_tf.sweep"], "compress", compress)
+    monkeypatch.setattr(sys.modules["amc_tf.trials"], "compress", compress)
     return seen
 
 
@@ -100,7 +102,7 @@ def test_a_budget_that_cannot_be_met_is_told_and_the_others_go_on(made, tmp_path
 
 def test_data_that_comes_in_another_order_each_time_is_read_once(made, tmp_path, monkeypatch):
     train = tf.data.Dataset.from_tensors((np.zeros((2, 2, 3), np.uint8), 0)).repeat(4)
-    read, given, compress = [], [], sys.modules["amc_tf.sweep"].compress
+    read, given, compress = [], [], sys.modules["amc_tf.trials"].compress
 
     def count(image, label):
         return tf.numpy_function(lambda pixels: (read.append(1), pixels)[1], [image], tf.uint8), label
@@ -109,10 +111,23 @@ def test_data_that_comes_in_another_order_each_time_is_read_once(made, tmp_path,
         given.append(train)
         return compress(model, train, validation, **options)
 
-    monkeypatch.setattr(sys.modules["amc_tf.sweep"], "compress", keep)
+    monkeypatch.setattr(sys.modules["amc_tf.trials"], "compress", keep)
     run(tmp_path, HALF, THIRD, train=train.map(count))
     assert len(read) == 4
     assert given[0] is given[1]
+
+
+def test_each_seed_has_a_compression_of_its_own(made, tmp_path):
+    result = run(tmp_path, HALF, THIRD, seeds=(3, 4), quantization=FinetuneSettings(epochs=1))
+    assert list(result.summaries) == ["macs=0.5-seed3", "macs=0.5-seed4", "macs=0.3-seed3", "macs=0.3-seed4"]
+    seeds = [summary["settings"]["search"]["seed"] for summary in result.summaries.values()]
+    assert seeds == [3, 4, 3, 4]
+    assert made == ["macs=0.5", "macs=0.5", "macs=0.3", "macs=0.3"]
+
+
+def test_a_seed_that_is_given_twice_is_refused(made, tmp_path):
+    with pytest.raises(SettingsError, match="The seed 1 is given twice"):
+        run(tmp_path, HALF, seeds=(1, 2, 1))
 
 
 def test_a_sweep_of_nothing_but_failures_is_one(made, tmp_path):

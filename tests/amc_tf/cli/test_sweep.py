@@ -41,3 +41,40 @@ def test_wrong_budgets_are_refused_before_any_work(amc, tmp_path, budgets, words
     assert outcome.code == 1
     assert words in outcome.err
     assert not (tmp_path / "x").exists()
+
+
+def test_seeds_are_whole_numbers(amc, tmp_path, capsys):
+    with pytest.raises(SystemExit) as caught:
+        amc(*SWEEP, "--budgets=macs=0.5", "--seeds=0,one", "--out", tmp_path / "x")
+    assert caught.value.code == 2
+    assert "'0,one' are no seeds; give whole numbers, such as 0,1,2" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--meter=host"], "with --ray the machines have other work than to time networks"),
+        (["--meter=phone", "--table=phone.json", "-s=1"], "--table learns from one search at a time"),
+        (["--meter=phone"], "with --ray every phone must be named: give -s SERIAL"),
+    ],
+)
+def test_what_several_machines_cannot_time_is_wrong_usage(amc, tmp_path, capsys, options, words):
+    with pytest.raises(SystemExit) as caught:
+        amc(*SWEEP, *options, "--budgets=macs=0.5", "--ray=local", "--out", tmp_path / "x")
+    assert caught.value.code == 2
+    assert words in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_sweep_on_ray_gives_what_one_without_gives_and_tells_of_each_end(amc, tmp_path):
+    pytest.importorskip("ray")
+    words = [*SWEEP[:-1], "--budgets=macs=0.6", "--seeds=0,1"]
+    alone = amc(*words, "--out", tmp_path / "alone", "--json")
+    spread = amc(*words, "--ray=local", "--out", tmp_path / "spread", "--json")
+    assert (alone.code, spread.code) == (0, 0)
+    assert "macs=0.6-seed1 (2 of 2) is done" in spread.err
+    kept = ("name", "budget", "top1", "macs")
+    fronts = [json.loads(outcome.out)["networks"] for outcome in (alone, spread)]
+    assert [[network[name] for name in kept] for network in fronts[0]] == [
+        [network[name] for name in kept] for network in fronts[1]
+    ]
