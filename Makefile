@@ -1,4 +1,4 @@
-# make demo | test | test-all | docs | format | lint | type | clean
+# make demo | test | test-all | fuzz | docs | format | lint | type | clean
 # Each creates .venv with the pinned requirements and the package; PYTHON=python3.12 picks the interpreter.
 
 PYTHON ?= python3
@@ -6,15 +6,20 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 PACKAGES := amc_tf device models
+FUZZ_VENV ?= .venv-fuzz
+FUZZ_SECONDS ?= 60
+FUZZ_READERS ?= plan table bundle store tflite benchmark_output benchmark_result benchmark_profile \
+	phone_info phone_conditions adb_packets adb_server
 TYPING := build/typing
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-all docs format lint type unit unit-all clean
+.PHONY: help demo test test-all fuzz docs format lint type unit unit-all clean
 
 help:
 	@echo "make demo      compress the shipped network to under half its latency; results in runs/demo"
 	@echo "make test      lint, types and the quick tests; make test-all adds the slow ones"
+	@echo "make fuzz      foreign bytes for every reader, FUZZ_SECONDS each; one line of JSON for each"
 	@echo "make docs      the documentation, in build/docs; a broken link stops it"
 	@echo "make format    format the code; make lint and make type only check"
 
@@ -45,6 +50,16 @@ unit: $(VENV)/installed-dev
 
 unit-all: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m ""
+
+$(FUZZ_VENV)/installed: requirements-fuzz.txt requirements-dev.txt requirements.txt
+	$(PYTHON) -m venv $(FUZZ_VENV)
+	$(FUZZ_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-fuzz.txt
+	@touch $@
+
+fuzz: $(FUZZ_VENV)/installed
+	@status=0; for reader in $(FUZZ_READERS); do \
+		$(FUZZ_VENV)/bin/python -m tests.fuzz.run $$reader --seconds $(FUZZ_SECONDS) || status=1; \
+	done; exit $$status
 
 # The theme advertises a fork on every build unless it is told not to.
 docs: $(VENV)/installed-dev

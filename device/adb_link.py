@@ -101,13 +101,13 @@ class Link(BaseTransport, abc.ABC):
 
     def bulk_read(self, numbytes: int, transport_timeout_s: float | None) -> bytes:
         """Reads for adb-shell."""
-        if self.answer is None:
-            received = self.read(numbytes, self.left_s())
-            self._num_received += len(received)
-            check_answer_size(self._num_received)
-            return received
-        silence_s = _HEAR_OUT_TIMEOUT_S if self.answer.is_refusal else self.left_s()
+        is_refusal = self.answer is not None and self.answer.is_refusal
+        silence_s = _HEAR_OUT_TIMEOUT_S if is_refusal else self.left_s()
         received = self.read(numbytes, min(silence_s, self.left_s()))
+        self._num_received += len(received)
+        check_answer_size(self._num_received)
+        if self.answer is None:
+            return received
         self.answer.hear(received)
         if self.answer.is_refusal and self.answer.is_closed:
             raise ConnectionAbortedError("the phone refuses the file")

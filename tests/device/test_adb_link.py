@@ -125,6 +125,18 @@ def test_what_is_received_without_end_is_refused(pair: Pair, monkeypatch: pytest
         pair.link.bulk_read(1, 60.0)
 
 
+def test_what_a_phone_says_without_end_while_a_file_is_sent_is_refused(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transport, "MAX_ANSWER_BYTES", 10)
+    pair.link.answer = SyncAnswer()
+    pair.other.sendall(bytes(11))
+    pair.link.begin(5.0)
+    pair.link.bulk_read(10, 60.0)
+    with pytest.raises(PhoneError, match="in answer to one command"):
+        pair.link.bulk_read(1, 60.0)
+
+
 def test_more_than_a_socket_takes_at_once_is_written_or_is_late(pair: Pair) -> None:
     pair.link.deadline = time.monotonic() + 0.2
     with pytest.raises(TimeoutError):  # nobody reads: adb-shell's own socket would lose the rest in silence
