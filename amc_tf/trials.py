@@ -119,13 +119,15 @@ def make_trials(
     """
     if not budgets:
         raise SettingsError("A sweep needs one budget or more, such as macs=0.7 and macs=0.5.")
-    for what, values in (("budget", [_folder_name(budget) for budget in budgets]), ("seed", seeds)):
+    named = {"budget": [_folder_name(budget) for budget in budgets], "seed": [str(seed) for seed in seeds]}
+    for what, values in named.items():
         for value in values:
             if values.count(value) > 1:
                 raise SettingsError(f"The {what} {value} is given twice: give each once.")
-    trials = []
+    trials: list[Trial] = []
+    own: Sequence[int | None] = seeds or [None]
     total = len(models) * len(budgets) * max(1, len(seeds))
-    for model, budget, seed in itertools.product(models, budgets, seeds or [None]):
+    for model, budget, seed in itertools.product(models, budgets, own):
         name = _folder_name(budget) if seed is None else f"{_folder_name(budget)}-seed{seed}"
         given = {**(options if seed is None else _seeded(options, seed)), "budget": budget}
         if len(models) > 1:
