@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import time
@@ -17,6 +18,7 @@ import numpy as np
 from amc_tf.augment import Augmentation, augmentation
 from amc_tf.clone import clone_with, copy_weights, is_tf_keras, keras_of, uses_half
 from amc_tf.distillation import are_probabilities, distillation_loss, soften, to_log_probabilities
+from amc_tf.distribute import Replicas
 from amc_tf.errors import DataError, ModelError, SettingsError
 from amc_tf.evaluate import Accuracy, accuracy, compiled
 from amc_tf.fused_norm import with_fused_norm
@@ -68,7 +70,7 @@ class FinetuneResult:
     best_top1: float
 
 
-def finetune(
+def finetune(  # noqa: PLR0913, each is a choice of the user
     model: keras.Model,
     train: Any,
     validation: Any,
@@ -77,6 +79,7 @@ def finetune(
     input_range: str,
     teacher: keras.Model | None = None,
     on_epoch: Callable[[EpochRecord], None] | None = None,
+    strategy: Any | None = None,
 ) -> FinetuneResult:
     """Trains a copy of a model and returns it with the weights of its best epoch.
 
@@ -103,6 +106,9 @@ def finetune(
         input_range: One of `amc_tf.data.INPUT_RANGES`; how uint8 images are scaled.
         teacher: The original network; None trains on the labels alone, whatever `distillation_weight` says.
         on_epoch: Called after each epoch, and before the first, with its record.
+        strategy: A `tf.distribute.Strategy` to train under, see `amc_tf.distribute`. Its replicas share out
+            each batch, and each normalizes its part by itself. Every worker is given the same model, data and
+            settings, and returns the same network.
 
     Returns:
         The best network found, the given one included.
@@ -110,16 +116,22 @@ def finetune(
     Raises:
         DataError: If the data cannot be read, or labels do not fit the outputs.
         ModelError: If the model cannot be copied, is no classifier, or does not fit the teacher.
-        SettingsError: If the loss becomes NaN or infinite; a smaller learning rate is named.
+        SettingsError: If the loss becomes NaN or infinite; a smaller learning rate is named. If the batches
+            cannot be shared out.
     """
     train, validation = as_image_data(train), as_image_data(validation)
     _check(model, train, validation, teacher)
-    student = _copy(model) if is_tf_keras(model) else with_fused_norm(_copy(model))
+    scope = contextlib.nullcontext() if strategy is None else strategy.scope()
+    with scope:
+        student = _copy(model) if is_tf_keras(model) else with_fused_norm(_copy(model))
     _unfreeze(student)
     batches = _Batches(
         train, settings=settings, input_range=input_range, num_classes=int(model.output_shape[-1])
     )
-    distiller = _Distiller(student, teacher if settings.distillation_weight else None, batches, settings)
+    teacher = teacher if settings.distillation_weight else None
+    distiller = _Distiller(student, teacher, batches, settings, strategy=strategy)
+    # What belongs to a strategy is evaluated as a copy that belongs to none.
+    evaluated = student if strategy is None else _copy(model)
 
     best_weights = student.get_weights()
     history: list[EpochRecord] = []
@@ -127,7 +139,9 @@ def finetune(
     for epoch in range(settings.epochs + 1):
         started = time.perf_counter()
         loss = distiller.train_epoch(epoch) if epoch else None
-        score = _evaluate(student, validation, input_range, settings.batch_size)
+        if strategy is not None:
+            copy_weights(student, evaluated)
+        score = _evaluate(evaluated, validation, input_range, settings.batch_size)
         record = EpochRecord(epoch, loss, score.top1, score.top5, time.perf_counter() - started)
         history.append(record)
         head_start = _HEAD_START if best == 0 else 0.0
@@ -196,7 +210,13 @@ class _Distiller:
     """Trains a student epoch by epoch; the teacher's outputs travel beside the labels as one target array."""
 
     def __init__(
-        self, student: Any, teacher: Any | None, batches: _Batches, settings: FinetuneSettings
+        self,
+        student: Any,
+        teacher: Any | None,
+        batches: _Batches,
+        settings: FinetuneSettings,
+        *,
+        strategy: Any | None,
     ) -> None:
         self._student = student
         self._batches = batches
@@ -211,10 +231,12 @@ class _Distiller:
                 self._known = np.concatenate([self._soft(images) for images in batches.in_order()])
         _seed_random_layers(student, settings.seed)
         _quicken_batch_norm(student, batches.num_steps)
-        optimizer = _optimizer(keras_of(student), settings, batches.num_steps)
-        if uses_half(student, kinds=("float16",)):  # whose small gradients would be rounded to zero
-            optimizer = keras_of(student).mixed_precision.LossScaleOptimizer(optimizer)
-        student.compile(optimizer=optimizer, loss=self._loss)
+        with contextlib.nullcontext() if strategy is None else strategy.scope():
+            optimizer = _optimizer(keras_of(student), settings, batches.num_steps)
+            if uses_half(student, kinds=("float16",)):  # whose small gradients would be rounded to zero
+                optimizer = keras_of(student).mixed_precision.LossScaleOptimizer(optimizer)
+            student.compile(optimizer=optimizer, loss=self._loss)
+        self._replicas = None if strategy is None else Replicas(strategy, student, batch_size=batches.size)
 
     def train_epoch(self, epoch: int) -> float:
         """Trains one epoch and returns its mean loss."""
@@ -222,16 +244,27 @@ class _Distiller:
         rate = self._settings.highest_learning_rate
         loss = math.nan
         for indices, (images, labels) in self._batches.epoch(epoch):
-            targets = labels if self._teacher is None else self._with_teacher(indices, images, labels)
-            loss = float(self._student.train_on_batch(images, targets, return_dict=True)["loss"])
+            loss = self._train_on_batch(indices, images, labels)
             if not math.isfinite(loss):
                 raise SettingsError(
                     f"The loss became NaN or infinite in epoch {epoch} at learning_rate {rate:g}; try "
                     f"{rate / 4:g}."
                 )
+        if self._replicas is not None:
+            self._replicas.average_statistics()
         return loss
 
-    def _with_teacher(self, indices: np.ndarray, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    def _train_on_batch(self, indices: np.ndarray, images: np.ndarray, labels: np.ndarray) -> float:
+        if self._replicas is None:
+            targets = self._targets(indices, images, labels)
+            return float(self._student.train_on_batch(images, targets, return_dict=True)["loss"])
+        return self._replicas.train_on_batch(
+            lambda part: (images[part], self._targets(indices[part], images[part], labels[part]))
+        )
+
+    def _targets(self, indices: np.ndarray, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        if self._teacher is None:
+            return labels
         soft = self._soft(images) if self._known is None else self._known[indices]
         return np.concatenate([labels, soft], axis=-1)  # [B, 2 * classes]
 

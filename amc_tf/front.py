@@ -29,6 +29,7 @@ class FrontNetwork:
         latency_ratio: latency / that of the original in the same precision, timed beside it; None likewise.
         predicted: whether the latency comes from a table.
         on_front: whether no other network is both cheaper and more accurate.
+        model: where the original came from.
     """
 
     key: str
@@ -44,6 +45,7 @@ class FrontNetwork:
     latency_ratio: float | None
     predicted: bool
     on_front: bool = False
+    model: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Returns the entry of front.json."""
@@ -57,22 +59,30 @@ class FrontNetwork:
 
 
 def collect_networks(summaries: Mapping[str, Mapping[str, Any]]) -> tuple[FrontNetwork, ...]:
-    """Lists the networks of all compressions of a model, and marks the Pareto front.
+    """Lists the networks of all compressions of one model or several, and marks the Pareto front.
 
     Each compression times its networks beside the original. What counts is that ratio: latencies are given in
-    units of the first compression's original, so that a device that was slower during one of them does not
-    make its networks look slow.
+    units of the original of that model's first compression, so that a device that was slower during one of
+    them does not make its networks look slow.
 
     Args:
-        summaries: summary.json by budget, one or more, of one model and data.
+        summaries: summary.json by budget, one or more, of one data.
 
     Returns:
-        The originals, then the networks of each budget; the front is one of latency where the original was
-        timed, else of MACs.
+        Of each model the originals, then the networks of each budget; the front is one of latency where the
+        first original was timed, else of MACs.
 
     Raises:
         KeyError: if a summary lacks an entry.
     """
+    of_models: dict[str, dict[str, Mapping[str, Any]]] = {}
+    for budget, summary in summaries.items():
+        of_models.setdefault(str(summary.get("model", "")), {})[budget] = summary
+    networks = [network for own in of_models.values() for network in _collect_of_model(own)]
+    return _mark_front(networks, front_axis(networks))
+
+
+def _collect_of_model(summaries: Mapping[str, Mapping[str, Any]]) -> list[FrontNetwork]:
     first = next(iter(summaries.values()))
     networks = [
         _network(first, key, name, kind, budget=None, units=first, reference=reference or key)
@@ -85,7 +95,7 @@ def collect_networks(summaries: Mapping[str, Mapping[str, Any]]) -> tuple[FrontN
             for key, name, kind, reference in NETWORKS
             if reference is not None and summary.get(key) and not _is_repeated(summary, key)
         ]
-    return _mark_front(networks, front_axis(networks))
+    return networks
 
 
 def front_axis(networks: Sequence[FrontNetwork]) -> str:
@@ -120,6 +130,7 @@ def _network(
         latency_ms=ratio * unit["median"] if ratio and unit and budget else (latency or {}).get("median"),
         latency_ratio=ratio if budget else None,
         predicted=is_predicted(latency),
+        model=str(summary.get("model", "")),
     )
 
 

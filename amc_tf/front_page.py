@@ -126,7 +126,8 @@ def _columns(networks: Sequence[FrontNetwork]) -> list[str]:
 def _row(
     network: FrontNetwork, networks: Sequence[FrontNetwork], folders: Mapping[str, str]
 ) -> dict[str, Any]:
-    original, budget = networks[0], network.budget or ""
+    original = next(other for other in networks if other.model == network.model)
+    budget = network.budget or (original.model if len({other.model for other in networks}) > 1 else "")
     latency = "—" if network.latency_ms is None else f"{network.latency_ms:.3f} ms"
     notes = [] if network.latency_ratio is None else [page.part_of(network.latency_ratio, 1.0)]
     link = {"link": f"{folders[budget]}/report.html"} if budget in folders else {}

@@ -105,7 +105,12 @@ class RayTrials:
         return found[phones[0]]
 
     def run(
-        self, trials: Sequence[Trial], model: Any, train: ImageData, validation: ImageData, progress: Progress
+        self,
+        trials: Sequence[Trial],
+        models: Mapping[str, Any],
+        train: ImageData,
+        validation: ImageData,
+        progress: Progress,
     ) -> Iterator[tuple[Trial, Outcome]]:
         """Runs as many trials at once as the cluster has room for; one that fails leaves the others alone.
 
@@ -119,12 +124,14 @@ class RayTrials:
                 "Keras callbacks cannot listen to other machines: sweep without them, or here."
             )
         put = self._ray.put
-        shared = (put(model_to_bytes(model)), put(train), put(validation))
+        contents = {name: put(model_to_bytes(model)) for name, model in models.items()}
+        images = put(train), put(validation)
         waiting = {}
         for index, trial in enumerate(trials):
             phone = self._phones[index % len(self._phones)] if self._phones else None
             moved = dataclasses.replace(trial, folder=trial.folder.resolve())
-            waiting[self._task(_run, phone).remote(moved, *shared, self._open_meter, phone)] = trial
+            given = (moved, contents[trial.model], *images, self._open_meter, phone)
+            waiting[self._task(_run, phone).remote(*given)] = trial
         failed: list[Exception] = []
         while waiting:
             ended = self._ray.wait(list(waiting))[0][0]

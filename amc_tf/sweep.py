@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import itertools
 import json
 import os
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,14 +71,15 @@ def sweep(  # noqa: PLR0913, the façade: each argument is a choice of the user
     runner: TrialRunner | None = None,
     **options: Any,
 ) -> SweepResult:
-    """Compresses a model to each of several budgets, and compares all the networks.
+    """Compresses a model, or several, to each of several budgets, and compares all the networks.
 
     Each budget has a run folder of its own below `out`, named like the budget (macs=0.5; with several seeds
-    macs=0.5-seed1); beside them are written front.json, front.svg, front.html and a digest of model and data.
-    A budget that cannot be met is told, and the others go on.
+    macs=0.5-seed1; with several models in a folder of each); beside them are written front.json, front.svg,
+    front.html and a digest of models and data. A budget that cannot be met is told, and the others go on.
 
     Args:
-        model: as for `amc_tf.compress`, like the next two.
+        model: as for `amc_tf.compress`, like the next two; or several models that take the same images, by
+            their names.
         train: what to learn from.
         validation: what results are computed on.
         budgets: one or more, in the order in which they are tried.
@@ -100,7 +102,8 @@ def sweep(  # noqa: PLR0913, the façade: each argument is a choice of the user
     """
     options["labels"] = labels or {}
     runner = _choose_runner(runner, options)
-    trials = make_trials(budgets, seeds, Path(out), options)
+    models = model if isinstance(model, Mapping) else {"": model}
+    trials = make_trials(list(models), budgets, seeds, Path(out), options)
     fingerprint = runner.fingerprint()
     reward = (options.get("settings") or SearchSettings()).reward
     for budget in budgets:
@@ -109,10 +112,10 @@ def sweep(  # noqa: PLR0913, the façade: each argument is a choice of the user
         for trial in trials:
             claimed.enter_context(RunFolder(trial.folder, resume=resume, overwrite=overwrite))
     train, validation = as_image_data(train), as_image_data(validation)
-    _claim(Path(out) / _ORIGIN, _fingerprint(model, train, validation), resume=resume)
+    _claim(Path(out) / _ORIGIN, _fingerprint(models.values(), train, validation), resume=resume)
     finished = {trial.name: _read_finished(trial, fingerprint) for trial in trials}
     pending = [trial for trial in trials if finished[trial.name] is None]
-    ended = runner.run(pending, model, train, validation, progress or Progress())
+    ended = runner.run(pending, models, train, validation, progress or Progress())
     outcomes: dict[str, Outcome | None] = {**finished, **{trial.name: outcome for trial, outcome in ended}}
     summaries = {name: outcome for name, outcome in outcomes.items() if isinstance(outcome, Mapping)}
     failures = {name: str(outcome) for name, outcome in outcomes.items() if isinstance(outcome, BudgetError)}
@@ -137,10 +140,10 @@ def _choose_runner(runner: TrialRunner | None, options: dict[str, Any]) -> Trial
     return runner
 
 
-def _fingerprint(model: Any, *data: ImageData) -> str:
-    """Returns a digest of the weights of a model and of images and labels."""
+def _fingerprint(models: Iterable[Any], *data: ImageData) -> str:
+    """Returns a digest of the weights of models and of images and labels."""
     digest = hashlib.sha256()
-    for array in model.get_weights():
+    for array in itertools.chain.from_iterable(model.get_weights() for model in models):
         digest.update(array.tobytes())
     for part in data:
         digest.update(np.ascontiguousarray(part.images).data)
@@ -178,7 +181,10 @@ def _read_finished(trial: Trial, fingerprint: str | None) -> Mapping[str, Any] |
         raise RunFolderError(f"{path} is damaged ({error!r}): start again with --overwrite.") from error
     for name, given in _asked_for(trial.options, fingerprint).items():
         if saved[name] != given:
-            raise RunFolderError(f"{trial.folder} holds a finished run with XX with --overwrite.")
+            raise RunFolderError(
+                f"{trial.folder} holds a finished run with another {name}: give the same options to "
+                "--resume, or start again with --overwrite."
+            )
     return summary
 
 
@@ -219,7 +225,7 @@ def _write(out: Path, result: SweepResult) -> None:
     first = next(iter(result.summaries.values()))
     command = first["command"]
     facts = {
-        "model": first["model"],
+        "model": ", ".join(dict.fromkeys(str(summary["model"]) for summary in result.summaries.values())),
         "data": first["data"],
         "meter": None if first["meter"] is None else first["meter"]["name"],
         "time_unit": unit_of(first["meter"]),

@@ -25,11 +25,12 @@ class Trial:
     """One compression of a sweep.
 
     Attributes:
-        name: its budget, and its seed where there are several.
+        name: its budget, with the model before and the seed behind where there are several.
         number: 1 for the first of the sweep.
         total: how many the sweep has.
         folder: its run folder; what is in it is gone on with.
         options: what `amc_tf.compress` is given besides, but for what times networks.
+        model: the name of its model.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Trial:
     total: int
     folder: Path
     options: Mapping[str, Any]
+    model: str
 
 
 class TrialRunner(Protocol):
@@ -46,7 +48,12 @@ class TrialRunner(Protocol):
         """Returns the fingerprint of what times networks, None where nothing does."""
 
     def run(
-        self, trials: Sequence[Trial], model: Any, train: ImageData, validation: ImageData, progress: Progress
+        self,
+        trials: Sequence[Trial],
+        models: Mapping[str, Any],
+        train: ImageData,
+        validation: ImageData,
+        progress: Progress,
     ) -> Iterator[tuple[Trial, Outcome]]:
         """Yields each trial with its outcome when it has ended, in any order."""
 
@@ -68,13 +75,18 @@ class OneByOne:
         return None if self._meter is None else self._meter.fingerprint()
 
     def run(
-        self, trials: Sequence[Trial], model: Any, train: ImageData, validation: ImageData, progress: Progress
+        self,
+        trials: Sequence[Trial],
+        models: Mapping[str, Any],
+        train: ImageData,
+        validation: ImageData,
+        progress: Progress,
     ) -> Iterator[tuple[Trial, Outcome]]:
         """Runs the trials in their order; a failure that is not about a budget ends them."""
         for trial in trials:
             progress.compression(trial.name, trial.number, trial.total)
             options = {"meter": self._meter, "table": self._table, "progress": progress}
-            yield trial, run_trial(trial, model, train, validation, **options)
+            yield trial, run_trial(trial, models[trial.model], train, validation, **options)
 
 
 def run_trial(trial: Trial, model: Any, train: Any, validation: Any, **options: Any) -> Outcome:
@@ -87,11 +99,16 @@ def run_trial(trial: Trial, model: Any, train: Any, validation: Any, **options: 
 
 
 def make_trials(
-    budgets: Sequence[Budget], seeds: Sequence[int], out: Path, options: Mapping[str, Any]
+    models: Sequence[str],
+    budgets: Sequence[Budget],
+    seeds: Sequence[int],
+    out: Path,
+    options: Mapping[str, Any],
 ) -> list[Trial]:
-    """Makes a trial of each budget, and of each seed where any is given.
+    """Makes a trial of each model and budget, and of each seed where any is given.
 
     Args:
+        models: names of the models, each of which has a folder of its own where there are several.
         budgets: one or more.
         seeds: of search and trainings, in place of the seed of the settings; empty to keep that.
         out: the folder above those of the trials.
@@ -102,16 +119,20 @@ def make_trials(
     """
     if not budgets:
         raise SettingsError("A sweep needs one budget or more, such as macs=0.7 and macs=0.5.")
-    for what, values in (("budget", [_folder_name(budget) for budget in budgets]), ("seed", seeds)):
+    named = {"budget": [_folder_name(budget) for budget in budgets], "seed": [str(seed) for seed in seeds]}
+    for what, values in named.items():
         for value in values:
             if values.count(value) > 1:
                 raise SettingsError(f"The {what} {value} is given twice: give each once.")
-    trials = []
-    for budget, seed in itertools.product(budgets, seeds or [None]):
+    trials: list[Trial] = []
+    own: Sequence[int | None] = seeds or [None]
+    total = len(models) * len(budgets) * max(1, len(seeds))
+    for model, budget, seed in itertools.product(models, budgets, own):
         name = _folder_name(budget) if seed is None else f"{_folder_name(budget)}-seed{seed}"
         given = {**(options if seed is None else _seeded(options, seed)), "budget": budget}
-        number, total = len(trials) + 1, len(budgets) * max(1, len(seeds))
-        trials.append(Trial(name, number, total, out / name, given))
+        if len(models) > 1:
+            name, given["labels"] = f"{model}/{name}", {**options["labels"], "model": model}
+        trials.append(Trial(name, len(trials) + 1, total, out / name, given, model))
     return trials
 
 

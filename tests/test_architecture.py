@@ -113,6 +113,7 @@ LAYERS = (
     "amc_tf.bundle_maker",
     "amc_tf.augment",
     "amc_tf.fused_norm",
+    "amc_tf.distribute",
     "amc_tf.finetune",
     "amc_tf.sparsity",
     "amc_tf.quantize",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 from amc_tf.cli import console, options
 from amc_tf.cli.text import percent
@@ -16,13 +17,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--teacher", metavar="MODEL", help="the original model, to be imitated")
     options.add_finetune(parser, prefix="")
     options.add_seed(parser)
+    parser.add_argument(
+        "--strategy",
+        choices=("mirrored", "multiworker"),
+        help="train on all GPUs of this machine, or on the machines of TF_CONFIG, which share out each batch",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Fine-tunes, saves the best epoch, and prints the accuracy before and after."""
     with console.stdout_for_results():
-        path = console.check_output(args.out, overwrite=args.overwrite, suffixes=(".keras",))
         settings = options.finetune_settings(args)
+        strategy, is_chief = _join(args)
+        if is_chief:
+            path = console.check_output(args.out, overwrite=args.overwrite, suffixes=(".keras",))
         from amc_tf.data import split_data
         from amc_tf.finetune import finetune
         from amc_tf.model_file import load_model
@@ -44,7 +52,11 @@ def run(args: argparse.Namespace) -> int:
             input_range=args.input_range,
             teacher=teacher,
             on_epoch=lambda record: progress.epoch(record.epoch, settings.epochs, record.top1),
+            strategy=strategy,
         )
+        if not is_chief:
+            console.say("This worker has done its part; worker 0 writes the model.", quiet=args.quiet)
+            return 0
         progress.stage("report")
         write_keras_model(result.model, path)
         before, after = (options.top1(network, split.test, args) for network in (model, result.model))
@@ -55,3 +67,13 @@ def run(args: argparse.Namespace) -> int:
     print(f"top-1 {percent(before)} -> {percent(after)} on {len(split.test)} validation images")
     print(path)
     return 0
+
+
+def _join(args: argparse.Namespace) -> tuple[Any, bool]:
+    """Returns the strategy, before TensorFlow does any work, and whether this process writes the model."""
+    if args.strategy is None:
+        return None, True
+    from amc_tf.distribute import is_chief, make_strategy
+
+    strategy = make_strategy(args.strategy)
+    return strategy, is_chief(strategy)

@@ -5,16 +5,18 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from amc_tf.cli import compress, console, meters, options
 from amc_tf.cli.text import align, percent, quantity
+from amc_tf.errors import SettingsError
 from amc_tf.settings import SearchSettings
 
 if TYPE_CHECKING:
     from amc_tf.budget import Budget
+    from amc_tf.data import ImageData
     from amc_tf.device.latency import LatencyMeter
     from amc_tf.device.table import LatencyTable
     from amc_tf.front import FrontNetwork
@@ -25,7 +27,12 @@ _TABLE = "table:"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds model, data, budgets and all settings of a compression."""
-    options.add_model(parser)
+    parser.add_argument(
+        "model",
+        metavar="MODEL",
+        nargs="+",
+        help="a .keras or .h5 file, or `demo` or `plain20`, which are shipped; several of one size of images",
+    )
     options.add_data(parser)
     parser.add_argument(
         "--budgets",
@@ -70,14 +77,17 @@ def run(args: argparse.Namespace) -> int:
     with console.stdout_for_results():
         given = compress.compression_options(args)
         budgets = _budgets(args, given["settings"])
+        names = _names(args.model)
+        given["labels"]["model"] = ", ".join(args.model)
         from amc_tf.model_file import load_model
         from amc_tf.sweep import sweep
 
         with _who_runs_and_times(args) as runs_and_times:
-            model = load_model(args.model)
-            train, validation = options.load_images(model, args)
+            models = {name: load_model(source) for name, source in names.items()}
+            train, validation = _images_of_all(models, args)
             asked = {"budgets": budgets, "seeds": args.seeds, **given}
-            result = sweep(model, train, validation, **runs_and_times, **asked)
+            one = next(iter(models.values())) if len(models) == 1 else models
+            result = sweep(one, train, validation, **runs_and_times, **asked)
     if args.json:
         console.print_json(result.to_json())
     else:
@@ -150,6 +160,33 @@ def _open_table(table: LatencyTable, serial: None) -> Iterator[tuple[LatencyMete
     yield TableMeter(table), table
 
 
+def _names(sources: Sequence[str]) -> dict[str, str]:
+    """Returns the models by what their folders are called.
+
+    Raises:
+        SettingsError: Two would be called the same.
+    """
+    names = {Path(source).stem: source for source in sources}
+    if len(names) < len(sources):
+        raise SettingsError("Two of the models have one name: each needs its own, for its folder.")
+    return names
+
+
+def _images_of_all(models: dict[str, Any], args: argparse.Namespace) -> tuple[ImageData, ImageData]:
+    """Loads the images, and checks that every model takes them.
+
+    Raises:
+        DataError: The data cannot be read, or one of the models takes others.
+    """
+    from amc_tf.data import check_data_fits
+    from amc_tf.model_file import image_size_of
+
+    train, validation = options.load_images(next(iter(models.values())), args)
+    for model in models.values():
+        check_data_fits(image_size_of(model), model.output_shape[-1], train)
+    return train, validation
+
+
 def _budgets(args: argparse.Namespace, settings: SearchSettings) -> list[Budget]:
     """Reads the budgets, and checks before any work that each has the meter that it needs."""
     has_meter = meters.meter_kind(args) != "none"
@@ -174,12 +211,13 @@ def _seeds(text: str) -> tuple[int, ...]:
 
 def _table(networks: tuple[FrontNetwork, ...]) -> str:
     """Returns the networks as a table; those on the front are marked."""
+    has_models = len({network.model for network in networks}) > 1
     has_latency = any(network.latency_ms is not None for network in networks)
     rows = [("", "budget", "top-1", "MACs", "file", "latency", "on the front")]
     rows += [
         (
             network.name,
-            network.budget or "",
+            network.budget or (network.model if has_models else ""),
             percent(network.top1),
             quantity(network.macs),
             f"{network.tflite_bytes / 1000:.1f} kB",

@@ -142,3 +142,18 @@ def test_the_svg_file_is_one_of_its_own_with_its_colours():
     style = root.find("{http://www.w3.org/2000/svg}style")
     assert style is not None and style.text is not None
     assert "prefers-color-scheme: dark" in style.text
+
+
+def test_networks_of_two_models_are_compared_with_their_own_originals():
+    twice = copy.deepcopy(summary(uniform=(0.9, 1700, 0.8), found=(0.95, 1000, 0.5), int8=(0.9, 1000, 0.5)))
+    twice["baseline"].update(macs=2000, params=200)
+    one = SWEEP["macs=0.4"]
+    networks = collect_networks({"a/macs=0.4": {**one, "model": "a"}, "b/macs=0.5": {**twice, "model": "b"}})
+    facts = {"model": "a, b", "data": "", "meter": None, "time_unit": "ms", "command": "", "folders": {}}
+    page = render_front(networks, {}, facts)
+    found = next(network for network in networks if (network.key, network.model) == ("finetuned", "b"))
+    assert (found.macs, found.on_front) == (1000, True)
+    assert [network.model for network in networks if network.key == "baseline"] == ["a", "b"]
+    notes = re.findall(r"(\d\.\d\d)\s×", page)
+    assert "0.85" in notes  # of 2000 operations, not of the 1000 of the other model
+    assert "1.70" not in notes

@@ -125,6 +125,21 @@ def test_each_seed_has_a_compression_of_its_own(made, tmp_path):
     assert made == ["macs=0.5", "macs=0.5", "macs=0.3", "macs=0.3"]
 
 
+def test_several_models_have_folders_of_their_own_and_one_front(made, tmp_path):
+    models = {"small": model_of(1.0), "large": model_of(2.0)}
+    result = run(tmp_path, HALF, THIRD, model=models)
+    names = ["small/macs=0.5", "small/macs=0.3", "large/macs=0.5", "large/macs=0.3"]
+    assert list(result.summaries) == names
+    assert all((tmp_path / name / "summary.json").exists() for name in names)
+    front = json.loads((tmp_path / "front.json").read_text())
+    assert front["model"] == "small, large"
+    originals = [network["model"] for network in front["networks"] if network["key"] == "baseline"]
+    assert originals == ["small", "large"]
+    assert made == 2 * ["macs=0.5", "macs=0.3"]
+    with pytest.raises(RunFolderError, match="a sweep of another model"):
+        run(tmp_path, HALF, model={**models, "large": model_of(3.0)}, resume=True)
+
+
 def test_a_seed_that_is_given_twice_is_refused(made, tmp_path):
     with pytest.raises(SettingsError, match="The seed 1 is given twice"):
         run(tmp_path, HALF, seeds=(1, 2, 1))

@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import pytest
 
@@ -50,6 +51,12 @@ def test_seeds_are_whole_numbers(amc, tmp_path, capsys):
     assert "'0,one' are no seeds; give whole numbers, such as 0,1,2" in capsys.readouterr().err
 
 
+def test_models_of_one_name_are_refused(amc, tmp_path):
+    outcome = amc(SWEEP[0], "other/tiny.keras", *SWEEP[1:], "--budgets=macs=0.5", "--out", tmp_path / "x")
+    assert outcome.code == 1
+    assert "Two of the models have one name" in outcome.err
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -68,12 +75,13 @@ def test_what_several_machines_cannot_time_is_wrong_usage(amc, tmp_path, capsys,
 @pytest.mark.slow
 def test_a_sweep_on_ray_gives_what_one_without_gives_and_tells_of_each_end(amc, tmp_path):
     pytest.importorskip("ray")
-    words = [*SWEEP[:-1], "--budgets=macs=0.6", "--seeds=0,1"]
+    shutil.copy("tiny.keras", "same.keras")
+    words = [SWEEP[0], "same.keras", *SWEEP[1:-1], "--budgets=macs=0.6", "--seeds=0,1"]
     alone = amc(*words, "--out", tmp_path / "alone", "--json")
     spread = amc(*words, "--ray=local", "--out", tmp_path / "spread", "--json")
     assert (alone.code, spread.code) == (0, 0)
-    assert "macs=0.6-seed1 (2 of 2) is done" in spread.err
-    kept = ("name", "budget", "top1", "macs")
+    assert "tiny/macs=0.6-seed1 (4 of 4) is done" in spread.err
+    kept = ("name", "model", "budget", "top1", "macs")
     fronts = [json.loads(outcome.out)["networks"] for outcome in (alone, spread)]
     assert [[network[name] for name in kept] for network in fronts[0]] == [
         [network[name] for name in kept] for network in fronts[1]
