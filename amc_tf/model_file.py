@@ -7,6 +7,7 @@ import importlib
 import json
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -131,7 +132,7 @@ def _read_file(path: Path) -> _SavedModel:
         return _read_zip(path) if is_zip else _read_hdf5(path)
     except PermissionError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror}.") from error
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile, EOFError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ModelError(
             f"{path} is damaged or no Keras model: it is not the {kind} ({_first_line(error)})."
         ) from error

@@ -170,7 +170,7 @@ def test_an_accuracy_floor_on_int8_networks_is_a_part_of_the_int8_original(model
         images.append(data)
         return Accuracy(0.9 / len(images), 1.0, 0.4)
 
-    monkeypatch.setattr(session_module, "accuracy", take_down)
+    monkeypatch.setattr("amc_tf.executor.accuracy", take_down)
     session = make_session(model, split, Budget(accuracy=0.5), reward="macs", int8_accuracy=True)
     assert [len(data) for data in images] == [len(split.search)] * 2  # in float32, then in int8
     assert session.baseline_top1 == 0.45
@@ -449,18 +449,21 @@ def test_the_chosen_network_is_the_best_one_once_recovered(model, split):
 
     assert choice.best.widths in looked_at
     parts = (session.split.search, session.split.calibration)
-    right = {
+    found = {
         widths: [
-            accuracy(session.network.predictor(session.recover(widths)), part, input_range=RANGE).top1
-            * len(part)
+            accuracy(session.network.predictor(session.recover(widths)), part, input_range=RANGE)
             for part in parts
         ]
         for widths in looked_at
     }
-    assert sum(right[choice.best.widths]) == pytest.approx(max(map(sum, right.values())))
-    assert choice.best.top1 == pytest.approx(right[choice.best.widths][0] / len(parts[0]))
-    assert choice.uniform.top1 == pytest.approx(right[uniform.widths][0] / len(parts[0]))
-    assert choice.best.reward == pytest.approx(choice.best.top1 - 1.0)
+    merits = {
+        widths: sum(of_part.probability * len(part) for of_part, part in zip(both, parts, strict=True))
+        for widths, both in found.items()
+    }
+    assert merits[choice.best.widths] == pytest.approx(max(merits.values()))
+    assert choice.best.top1 == pytest.approx(found[choice.best.widths][0].top1)
+    assert choice.uniform.top1 == pytest.approx(found[uniform.widths][0].top1)
+    assert choice.best.reward == pytest.approx(choice.best.probability - 1.0)
 
 
 def test_under_a_budget_of_accuracy_the_search_images_decide(model, split):
