@@ -257,7 +257,9 @@ class _Distiller:
     def _train_on_batch(self, indices: np.ndarray, images: np.ndarray, labels: np.ndarray) -> float:
         if self._replicas is None:
             targets = self._targets(indices, images, labels)
-            return float(self._student.train_on_batch(images, targets, return_dict=True)["loss"])
+            # Keras 2 would forget the loss of the batches before.
+            options = {"reset_metrics": False} if is_tf_keras(self._student) else {}
+            return float(self._student.train_on_batch(images, targets, return_dict=True, **options)["loss"])
         return self._replicas.train_on_batch(
             lambda part: (images[part], self._targets(indices[part], images[part], labels[part]))
         )
