@@ -123,7 +123,7 @@ class PruningSession:
             split.calibration,
             top1=self._search_top1,
             accuracy_floor=self._accuracy_floor(),
-            # The zeros of a sparse network must stay, which rules re-fitting out.
+            # Re-fitting in network order removes channels; it knows no zeros that must stay.
             settings=dataclasses.replace(settings, reconstruct=settings.reconstruct and not self._is_sparse),
             input_range=input_range,
         )

@@ -7,7 +7,8 @@ from typing import Any
 
 from amc_tf import controls
 from amc_tf.budget import Bounds, Budget
-from amc_tf.data import DataSplit
+from amc_tf.calibration import calibrate
+from amc_tf.data import DataSplit, to_input_range
 from amc_tf.device.latency import LatencyMeter
 from amc_tf.errors import SettingsError
 from amc_tf.score import Candidates, Score
@@ -15,6 +16,7 @@ from amc_tf.session import PruningSession
 from amc_tf.settings import MIN_KEEP_RATIO_DENSE, SearchSettings
 from amc_tf.sparse_candidate import SparseCandidateBuilder
 from amc_tf.sparse_layers import SparseLayers
+from amc_tf.sparse_reconstruct import SparseReconstructor
 from amc_tf.sparsity_plan import SparsityPlan
 
 
@@ -26,8 +28,8 @@ class SparsitySession(PruningSession):
     the AMC paper word for word, which is written for this case: what a layer must lose is what is to go in
     all, less what went before it and what can go behind it.
 
-    Of the settings, `min_keep_ratio` holds for convolutions (0.2 is the paper's cap of 0.8);
-    `round_to`, `importance` and `reconstruct` are about channels and do nothing here. Candidates are timed as
+    Of the settings, `min_keep_ratio` holds for convolutions (0.2 is the paper's cap of 0.8); `round_to` and
+    `importance` are about channels and do nothing here. Candidates are timed as
     TFLite networks whose kernels are stored as sparse ones.
 
     Args:
@@ -66,7 +68,9 @@ class SparsitySession(PruningSession):
                 "int8_accuracy as they are."
             )
         if settings.num_in_order_images:
-            raise SettingsError("A sparse network is not re-fitted: leave num_in_order_images at 0.")
+            raise SettingsError(
+                "A sparse network is not re-fitted in network order: leave num_in_order_images at 0."
+            )
         self._min_keep_ratio_dense = min_keep_ratio_dense
         super().__init__(model, split, budget=budget, settings=settings, input_range=input_range, meter=meter)
 
@@ -83,7 +87,18 @@ class SparsitySession(PruningSession):
         return SparseLayers(self.graph)
 
     def _make_builder(self) -> Candidates:
-        return SparseCandidateBuilder(self.network, self.groups, batch_norm=self._make_batch_norm())
+        return SparseCandidateBuilder(
+            self.network,
+            self.groups,
+            reconstructor=self._make_reconstructor(),
+            batch_norm=self._make_batch_norm(),
+        )
+
+    def _make_reconstructor(self) -> SparseReconstructor | None:
+        if not self.settings.reconstruct:
+            return None
+        images = to_input_range(self.split.calibration.images, self._input_range)
+        return SparseReconstructor(self.network, calibrate(self.network, images, seed=self.settings.seed))
 
     def _probe(self) -> None:
         """Times uniform networks, so that the first bounds rest on more than the original."""

@@ -92,6 +92,8 @@ LAYERS = (
     "amc_tf.elimination",
     "amc_tf.importance",
     "amc_tf.reconstruct",
+    "amc_tf.masked_solve",
+    "amc_tf.sparse_reconstruct",
     "amc_tf.activation_fit",
     "amc_tf.sequential",
     "amc_tf.batch_norm",

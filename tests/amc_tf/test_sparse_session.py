@@ -70,8 +70,18 @@ def test_uniform_and_global_controls_use_the_same_budget(session):
     assert threshold.widths != uniform.widths
 
 
-def test_the_score_is_that_of_the_sparse_model_with_its_statistics_measured_again(model, split):
-    session = make_session(model, split, reestimate_batch_norm=False)
+def test_the_weights_that_stay_are_fitted_again(session, model, split):
+    plain = make_session(model, split, reconstruct=False)
+    plan = session.plan(session.uniform())
+    path = session.groups.groups[1].path
+    kernels = [which.builder.weights(plan)[path]["kernel"] for which in (session, plain)]
+    assert np.array_equal(kernels[0] != 0, kernels[1] != 0)
+    assert not np.allclose(*kernels)
+    assert session.uniform().probability > plain.uniform().probability
+
+
+def test_the_score_is_that_of_the_masked_model(model, split):
+    session = make_session(model, split, reconstruct=False, reestimate_batch_norm=False)
     score = session.uniform()
     sparse = apply_plan(model, session.plan(score))
     images = (split.search.images.astype(np.float32) / 127.5) - 1.0
@@ -146,5 +156,5 @@ def test_a_search_by_int8_is_refused(model, split):
 
 
 def test_refitting_is_refused(model, split):
-    with pytest.raises(SettingsError, match="A sparse network is not re-fitted"):
+    with pytest.raises(SettingsError, match="A sparse network is not re-fitted in network order"):
         make_session(model, split, num_in_order_images=10)
