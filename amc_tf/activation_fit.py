@@ -13,8 +13,10 @@ import threadpoolctl
 from numpy.typing import NDArray
 
 from amc_tf.calibration import add_ridge
+from amc_tf.masked_solve import solve_masked
 
 _NUM_ROUNDS = 8  # more changed the accuracy of a pruned Plain-20 by less than its noise
+_NUM_MASKED_STEPS = 6  # leave a thousandth of the residual in a ResNet-56
 
 Range = tuple[float, float]
 
@@ -56,19 +58,32 @@ class LeastSquares:
         start: float64 [inputs, outputs], the kernel that the ridge pulls towards.
         ridge: as a share of the mean variance of the inputs, above 0.
         intercept: whether a constant may be added to the outputs.
+        kept: bool [inputs, outputs], where the kernel may differ from 0; None for everywhere.
     """
 
-    def __init__(self, inputs: Any, start: NDArray[np.float64], *, ridge: float, intercept: bool) -> None:
+    def __init__(
+        self,
+        inputs: Any,
+        start: NDArray[np.float64],
+        *,
+        ridge: float,
+        intercept: bool,
+        kept: NDArray[np.bool_] | None = None,
+    ) -> None:
         mean = tf.reduce_mean(inputs, axis=0) if intercept else tf.zeros(inputs.shape[1])
         self._mean = mean.numpy().astype(np.float64)
         self._inputs = inputs
         self._centred = inputs - mean
         self._start = start
         self._has_intercept = intercept
+        self._kept = kept
         gram = self._moments_with(self._centred)
         mean_square = np.diag(gram) + np.square(self._mean)
         self._pull = gram @ start
         add_ridge(gram, mean_square, ridge=ridge)
+        if kept is not None:
+            self._moments = gram
+            return
         # One thread: TensorFlow's threads are awake, and two pools on the same cores wait for each other.
         with threadpoolctl.threadpool_limits(1, user_api="blas"):
             self._factor = scipy.linalg.cho_factor(gram, overwrite_a=True)
@@ -78,9 +93,15 @@ class LeastSquares:
         mean = tf.reduce_mean(targets, axis=0) if self._has_intercept else tf.zeros(targets.shape[1])
         missing = self._moments_with(targets - mean) - self._pull
         with threadpoolctl.threadpool_limits(1, user_api="blas"):
-            kernel = self._start + scipy.linalg.cho_solve(self._factor, missing)
+            kernel = self._start + self._change(missing)
         constant = mean.numpy() - self._mean @ kernel if self._has_intercept else np.zeros(kernel.shape[1])
         return kernel, constant
+
+    def _change(self, missing: NDArray[np.float64]) -> NDArray[np.float64]:
+        if self._kept is None:
+            return scipy.linalg.cho_solve(self._factor, missing)
+        missing = np.where(self._kept, missing, 0.0)
+        return solve_masked(self._moments, missing, self._kept, num_steps=_NUM_MASKED_STEPS)
 
     def outputs(self, kernel: NDArray[np.float64], constant: NDArray[np.float64]) -> Any:
         """Returns what the layer puts out, float32 [samples, outputs]."""
@@ -99,6 +120,7 @@ def fit(
     ridge: float,
     intercept: bool,
     linear: Range | None,
+    kept: NDArray[np.bool_] | None = None,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Finds the kernel whose outputs, after the activation, are nearest to the wanted ones.
 
@@ -116,11 +138,12 @@ def fit(
         ridge: as a share of the mean variance of the inputs, above 0.
         intercept: whether a constant may be added to the outputs.
         linear: what `linear_range` says of the activation.
+        kept: bool [inputs, outputs], where the kernel may differ from 0; None for everywhere.
 
     Returns:
         The kernel, float64 [inputs, outputs], and the constant, float64 [outputs].
     """
-    squares = LeastSquares(samples.inputs, start, ridge=ridge, intercept=intercept)
+    squares = LeastSquares(samples.inputs, start, ridge=ridge, intercept=intercept, kept=kept)
     found = squares.solve(samples.wanted - samples.beside)
     if linear is None:
         return found

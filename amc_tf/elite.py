@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
 from amc_tf.budget import Bounds
-from amc_tf.controls import scaled, uniform
+from amc_tf.controls import scaled
 
 _NOISE = 0.12  # of a keep ratio
 _CHANGED = 0.4  # share of the groups
@@ -17,19 +19,22 @@ class EliteExplorer:
 
     The paper explores around the actor only, which in its first hundreds of episodes proposes networks far
     worse than uniform pruning. DDPG learns from whatever was executed, so episodes may as well start where
-    good networks are: the first one plays the uniform plan, and then a share of them plays the best plan so
-    far with some keep ratios moved and all of them scaled back to the budget. What to propose depends on the
+    good networks are: the first ones play what is known to be good without a search, such as the uniform
+    plan, and then a share of them plays the best plan so far with some keep ratios moved and all of them
+    scaled back to the budget. What to propose depends on the
     seed, the episode and the best plan only, so there is no state to save.
 
     Args:
         bounds: the widths that each group may be given.
         share: part of the episodes that are played so, in [0, 1]; 0 is the paper's search.
+        starts: the widths that the first episodes play.
         seed: seed of the choice of episodes and of the variations.
     """
 
-    def __init__(self, bounds: Bounds, share: float, *, seed: int) -> None:
+    def __init__(self, bounds: Bounds, share: float, *, starts: Sequence[tuple[int, ...]], seed: int) -> None:
         self._bounds = bounds
         self._share = share
+        self._starts = starts
         self._seed = seed
 
     def propose(self, episode: int, best: tuple[int, ...] | None) -> NDArray[np.float32] | None:
@@ -45,8 +50,8 @@ class EliteExplorer:
         if self._share == 0.0:
             return None
         generator = np.random.default_rng([self._seed, episode])
-        if episode == 0:
-            return self._as_ratios(uniform(self._bounds))
+        if episode < len(self._starts):
+            return self._as_ratios(self._starts[episode])
         if best is None or generator.random() >= self._share:
             return None
         ratios = np.array(best) / np.array(self._bounds.full)

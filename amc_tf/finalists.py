@@ -35,7 +35,8 @@ class Choice:
 
     Attributes:
         best: the network that was chosen, with its accuracy and reward once recovered.
-        found_by: "agent", or "uniform" where the control was no worse.
+        found_by: "agent", or "uniform" where the control was no worse; "threshold" where that of fine-grained
+            pruning was the best.
         uniform: the control, recovered alike; as it was scored if it is not within the budget.
     """
 

@@ -19,6 +19,7 @@ from amc_tf.layers.weighted import scale_and_offset
 from amc_tf.network import NetworkFunction, is_linear
 from amc_tf.plan import PruningPlan
 from amc_tf.reconstruct import shift_outputs
+from amc_tf.sparsity_plan import SparsityPlan
 from amc_tf.trace import Call
 from amc_tf.weights import Weights
 from amc_tf.windows import read_windows, sample_positions
@@ -79,8 +80,11 @@ class SequentialReconstructor:
         self._batch_size = batch_size
         self._seed = seed
 
-    def __call__(self, plan: PruningPlan) -> Weights:
-        """Returns slim weights for a plan, readers of pruned channels re-fitted; float32."""
+    def __call__(self, plan: PruningPlan | SparsityPlan) -> Weights:
+        """Returns the weights for a plan, readers of prunable channels re-fitted; float32.
+
+        Of a sparsity plan all channels stay, and what it sets to zero stays zero.
+        """
         walk = _Walk(self._network, plan, self._images, self._batch_size)
         calls, rules = self._network.graph.trace.calls, self._network.graph.rules
         for number, (call, rule) in enumerate(zip(calls, rules, strict=True)):
@@ -102,7 +106,14 @@ class SequentialReconstructor:
         start = kernel.reshape(-1, kernel.shape[-1]).astype(np.float64)
 
         def fitted(*, intercept: bool) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-            return fit(samples, start * scale, ridge=self._ridge, intercept=intercept, linear=behind.linear)
+            return fit(
+                samples,
+                start * scale,
+                ridge=self._ridge,
+                intercept=intercept,
+                linear=behind.linear,
+                kept=walk.kept_weights(call.path),
+            )
 
         found, constant = fitted(intercept=True)
         shift = np.where(counts, (constant - behind.offset) / scale, 0.0)
@@ -173,12 +184,20 @@ class _Walk:
     """
 
     def __init__(
-        self, network: NetworkFunction, plan: PruningPlan, images: NDArray[np.float32], batch_size: int
+        self,
+        network: NetworkFunction,
+        plan: PruningPlan | SparsityPlan,
+        images: NDArray[np.float32],
+        batch_size: int,
     ) -> None:
         self._network = network
         self._trace = network.graph.trace
-        self._masks = plan.masks(network.graph)
-        self.weights = network.slice(plan)
+        self._sparsity = plan if isinstance(plan, SparsityPlan) else None
+        channels = PruningPlan({}, {}) if isinstance(plan, SparsityPlan) else plan
+        self._masks = channels.masks(network.graph)
+        self.weights = network.slice(channels)
+        if self._sparsity is not None:
+            self.weights = self._sparsity.apply(self.weights)
         self.original: dict[int, Any] = {self._trace.inputs[0]: tf.constant(images)}
         self.slim = dict(self.original)
         self.batches = [slice(first, first + batch_size) for first in range(0, len(images), batch_size)]
@@ -207,6 +226,13 @@ class _Walk:
         if channel_map is None:
             return np.arange(self._network.weights[path][name].shape[axis])
         return np.flatnonzero(channel_map.kept(self._masks))
+
+    def kept_weights(self, path: str) -> NDArray[np.bool_] | None:
+        """Tells which weights of a layer may differ from 0, bool [inputs, outputs]; None for all."""
+        if self._sparsity is None or path not in self._sparsity.kept:
+            return None
+        kernel = self._network.weights[path]["kernel"]
+        return self._sparsity.mask(path, kernel).reshape(-1, kernel.shape[-1])
 
     def behind(self, call: Call, columns: NDArray[np.int64]) -> _Behind:
         """Returns what becomes of the outputs of a reading layer that stay (`columns`)."""

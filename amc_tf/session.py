@@ -123,8 +123,7 @@ class PruningSession:
             split.calibration,
             top1=self._search_top1,
             accuracy_floor=self._accuracy_floor(),
-            # Re-fitting in network order removes channels; it knows no zeros that must stay.
-            settings=dataclasses.replace(settings, reconstruct=settings.reconstruct and not self._is_sparse),
+            settings=settings,
             input_range=input_range,
         )
         self.scorer = self._make_scorer()
@@ -159,11 +158,17 @@ class PruningSession:
             self.make_env(),
             self.settings,
             scorer=self.scorer,
-            explorer=EliteExplorer(self.bounds, self.settings.elite_share, seed=self.settings.seed),
+            explorer=EliteExplorer(
+                self.bounds, self.settings.elite_share, starts=self._starts(), seed=self.settings.seed
+            ),
             predictor=predictor,
             identity=self._identity(),
         )
         return search.run(folder, on_episode)
+
+    def _starts(self) -> list[tuple[int, ...]]:
+        """Returns the widths that a search begins with."""
+        return [controls.uniform(self.bounds)]
 
     def choose(self, uniform: Score, result: SearchResult) -> Choice:
         """Chooses among the best networks of a search and the uniform control; see `amc_tf.finalists`.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,7 +12,9 @@ from amc_tf.calibration import calibrate
 from amc_tf.data import DataSplit, to_input_range
 from amc_tf.device.latency import LatencyMeter
 from amc_tf.errors import SettingsError
+from amc_tf.finalists import Choice
 from amc_tf.score import Candidates, Score
+from amc_tf.search import SearchResult
 from amc_tf.session import PruningSession
 from amc_tf.settings import MIN_KEEP_RATIO_DENSE, SearchSettings
 from amc_tf.sparse_candidate import SparseCandidateBuilder
@@ -76,12 +79,24 @@ class SparsitySession(PruningSession):
 
     def global_threshold(self) -> Score:
         """Scores the control that keeps what lies above one threshold in all layers."""
-        kernels = [abs(self.network.weights[layer.path]["kernel"]) for layer in self.groups.groups]
-        return self.scorer(controls.global_threshold(self.bounds, kernels))
+        return self.scorer(self._above_threshold())
+
+    def choose(self, uniform: Score, result: SearchResult) -> Choice:
+        """Chooses as `PruningSession.choose`, and tells where the control of one threshold was the best."""
+        choice = super().choose(uniform, result)
+        is_control = choice.found_by == "agent" and choice.best.widths == self._above_threshold()
+        return dataclasses.replace(choice, found_by="threshold") if is_control else choice
 
     def plan(self, score: Score) -> SparsityPlan:
         """Returns the plan of a scored network."""
         return SparsityPlan.from_widths(self.groups, score.widths)
+
+    def _above_threshold(self) -> tuple[int, ...]:
+        kernels = [abs(self.network.weights[layer.path]["kernel"]) for layer in self.groups.groups]
+        return controls.global_threshold(self.bounds, kernels)
+
+    def _starts(self) -> list[tuple[int, ...]]:
+        return [*super()._starts(), self._above_threshold()]
 
     def _make_groups(self) -> SparseLayers:
         return SparseLayers(self.graph)

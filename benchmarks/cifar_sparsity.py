@@ -46,7 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 warmup_episodes=given.episodes // 4,
                 seed=seed,
                 min_keep_ratio=given.min_keep_ratio,
+                num_calibration_images=given.calibration_images,
                 num_search_images=given.search_images,
+                num_finalists=given.finalists,
             ),
             finetuning=FinetuneSettings(
                 epochs=given.epochs if is_tuned else 0,
@@ -88,7 +90,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--removed", type=float, default=0.8, help="part of the parameters that becomes zero")
     parser.add_argument("--min-keep-ratio", type=float, default=0.05, help="of every layer's weights")
     parser.add_argument("--episodes", type=int, default=120)
+    parser.add_argument("--calibration-images", type=int, default=1000)
     parser.add_argument("--search-images", type=int, default=1000)
+    parser.add_argument("--finalists", type=int, default=SearchSettings.num_finalists)
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--learning-rate", type=float, default=0.02)

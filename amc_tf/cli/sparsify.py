@@ -70,8 +70,9 @@ def run(args: argparse.Namespace) -> int:
         console.print_json(result.summary)
         return 0
     print(_table(result.summary))
-    if result.summary["plan_found_by"] == "uniform":
-        print("\nThe uniform plan was the best: the search found none that is better on its images.")
+    found_by = result.summary["plan_found_by"]
+    if found_by != "agent":
+        print(f"\nThe {found_by} plan was the best: the search found none that is better on its images.")
     print(f"\nIn {args.out}: model.keras, model_float32.tflite, plan.json, summary.json")
     return 0
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from amc_tf.budget import Budget, WidthBounds
-from amc_tf.controls import uniform
+from amc_tf.controls import shallow, uniform
 from amc_tf.elite import EliteExplorer
 from amc_tf.graph import ChannelGraph
 
@@ -20,30 +20,36 @@ def bounds() -> WidthBounds:
     return WidthBounds(graph, Budget(macs=0.5).resolve(graph.count()), round_to=2)
 
 
+def make_explorer(bounds: WidthBounds, share: float, *, seed: int) -> EliteExplorer:
+    return EliteExplorer(bounds, share, starts=[uniform(bounds), shallow(bounds)], seed=seed)
+
+
 def widths_of(bounds: WidthBounds, ratios: np.ndarray) -> tuple[int, ...]:
     return tuple(bounds.nearest(index, ratio) for index, ratio in enumerate(ratios))
 
 
-def test_the_first_episode_plays_the_uniform_plan(bounds: WidthBounds) -> None:
-    proposal = EliteExplorer(bounds, 0.5, seed=0).propose(0, None)
-    assert proposal is not None
-    assert widths_of(bounds, proposal) == uniform(bounds)
+def test_the_first_episodes_play_the_given_plans(bounds: WidthBounds) -> None:
+    explorer = make_explorer(bounds, 0.5, seed=0)
+    for episode, plan in enumerate((uniform(bounds), shallow(bounds))):
+        proposal = explorer.propose(episode, None)
+        assert proposal is not None
+        assert widths_of(bounds, proposal) == plan
 
 
 def test_a_share_of_zero_leaves_every_episode_to_the_actor(bounds: WidthBounds) -> None:
-    explorer = EliteExplorer(bounds, 0.0, seed=0)
+    explorer = make_explorer(bounds, 0.0, seed=0)
     assert all(explorer.propose(episode, (16, 32, 32)) is None for episode in range(50))
 
 
 def test_about_the_given_share_of_episodes_is_proposed(bounds: WidthBounds) -> None:
-    explorer = EliteExplorer(bounds, 0.3, seed=0)
-    proposed = sum(explorer.propose(episode, (16, 32, 32)) is not None for episode in range(1, 1001))
+    explorer = make_explorer(bounds, 0.3, seed=0)
+    proposed = sum(explorer.propose(episode, (16, 32, 32)) is not None for episode in range(2, 1002))
     assert 250 < proposed < 350
 
 
 def test_every_proposal_fits_the_budget_and_uses_most_of_it(bounds: WidthBounds) -> None:
-    explorer = EliteExplorer(bounds, 1.0, seed=3)
-    for episode in range(1, 100):
+    explorer = make_explorer(bounds, 1.0, seed=3)
+    for episode in range(2, 100):
         proposal = explorer.propose(episode, uniform(bounds))
         assert proposal is not None
         cost = bounds.cost(widths_of(bounds, proposal))
@@ -51,8 +57,8 @@ def test_every_proposal_fits_the_budget_and_uses_most_of_it(bounds: WidthBounds)
 
 
 def test_a_proposal_depends_on_seed_episode_and_best_plan_only(bounds: WidthBounds) -> None:
-    first = EliteExplorer(bounds, 1.0, seed=3).propose(7, (16, 32, 32))
-    explorer = EliteExplorer(bounds, 1.0, seed=3)
+    first = make_explorer(bounds, 1.0, seed=3).propose(7, (16, 32, 32))
+    explorer = make_explorer(bounds, 1.0, seed=3)
     explorer.propose(1, (32, 64, 16))
     np.testing.assert_array_equal(first, explorer.propose(7, (16, 32, 32)))
-    assert not np.array_equal(first, EliteExplorer(bounds, 1.0, seed=4).propose(7, (16, 32, 32)))
+    assert not np.array_equal(first, make_explorer(bounds, 1.0, seed=4).propose(7, (16, 32, 32)))

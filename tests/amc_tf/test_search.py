@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from amc_tf.budget import Budget, WidthBounds
+from amc_tf.controls import uniform
 from amc_tf.device.store import MeasurementStore
 from amc_tf.device.stored_meters import CachedMeter
 from amc_tf.elite import EliteExplorer
@@ -80,7 +81,9 @@ class Setup:
             PruningEnv(graph, self.scorer, bounds),
             settings,
             scorer=self.scorer,
-            explorer=EliteExplorer(bounds, settings.elite_share, seed=settings.seed),
+            explorer=EliteExplorer(
+                bounds, settings.elite_share, starts=[uniform(bounds)], seed=settings.seed
+            ),
             predictor=predictor,
             identity=identity,
         )

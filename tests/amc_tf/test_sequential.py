@@ -9,6 +9,8 @@ from amc_tf.network import NetworkFunction
 from amc_tf.plan import PruningPlan, widths_to_plan
 from amc_tf.reconstruct import Reconstructor
 from amc_tf.sequential import SequentialReconstructor
+from amc_tf.sparse_reconstruct import SparseReconstructor
+from amc_tf.sparsity_plan import SparsityPlan
 from tests.harness import random_plan, randomize
 from tests.networks import classifier
 
@@ -264,3 +266,27 @@ def test_ridge_of_zero_is_refused():
     network = NetworkFunction(residual_network(num_blocks=1))
     with pytest.raises(SettingsError, match="ridge=0 was given: it must be above 0"):
         SequentialReconstructor(network, random_images(5), ridge=0)
+
+
+@pytest.fixture(scope="module")
+def sparse():
+    """A residual network, its images, a plan that keeps half of most kernels, and the re-fitted weights."""
+    model, images = residual_network(), random_images()
+    network = NetworkFunction(model)
+    sizes = {path: network.weights[path]["kernel"].size for path in ("inner0", "outer0", "inner1")}
+    plan = SparsityPlan({path: size // 2 for path, size in sizes.items()}, sizes)
+    return network, images, plan, SequentialReconstructor(network, images)(plan)
+
+
+def test_a_sparsity_plan_keeps_its_zeros_and_all_channels(sparse):
+    network, _, plan, weights = sparse
+    for path in plan.kept:
+        kernel = network.weights[path]["kernel"]
+        assert np.array_equal(weights[path]["kernel"] != 0, plan.mask(path, kernel))
+    assert np.count_nonzero(weights["outer1"]["kernel"]) == network.weights["outer1"]["kernel"].size
+
+
+def test_a_sparse_network_is_nearer_to_the_original_than_by_moments_of_the_original(sparse):
+    network, images, plan, weights = sparse
+    quick = SparseReconstructor(network, calibrate(network, images, points_per_image=64))(plan)
+    assert rms(network, weights) < rms(network, quick) < rms(network, plan.apply(network.weights))

@@ -57,8 +57,16 @@ def test_every_network_of_a_search_is_within_the_budget_and_uses_it(session):
     for record in result.episodes:
         assert 0.95 * limit < record["params"] <= limit
         assert record["feasible"]
-    assert result.best.top1 == max(record["top1"] for record in result.episodes)
+    assert result.best.probability == max(record["probability"] for record in result.episodes)
     assert session.plan(result.best).widths(session.groups) == result.best.widths
+
+
+def test_a_search_begins_with_both_controls_and_tells_which_of_them_won(session):
+    uniform, threshold = session.uniform(), session.global_threshold()
+    result = session.search(on_episode=lambda record: record["episode"] == 1)
+    assert [tuple(record["widths"]) for record in result.episodes] == [uniform.widths, threshold.widths]
+    assert threshold.reward > uniform.reward
+    assert session.choose(uniform, result).found_by == "threshold"
 
 
 def test_uniform_and_global_controls_use_the_same_budget(session):
