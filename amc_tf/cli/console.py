@@ -28,7 +28,7 @@ _LOG_EVERY = 10
 
 
 def prepare(*, debug: bool, needs_keras: bool) -> None:
-    """Sets up the process before TensorFlow is loaded: backend, and no chatter unless debugging.
+    """Sets up the process before TensorFlow is loaded: backend, fast kernels, no chatter unless debugging.
 
     Raises:
         ModelError: Keras was told to run on something else than TensorFlow.
@@ -39,6 +39,9 @@ def prepare(*, debug: bool, needs_keras: bool) -> None:
             f"KERAS_BACKEND is {backend}, but pruning and conversion need TensorFlow: set "
             "KERAS_BACKEND=tensorflow."
         )
+    # TensorFlow takes these kernels by itself only where there is AVX-512; with AVX2 alone a training step of
+    # MobileNet takes twice as long without them (AMD EPYC, third generation).
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     logging.basicConfig(format="%(message)s", level=logging.INFO if debug else logging.WARNING)
     if debug:
         return

@@ -1,3 +1,5 @@
+import os
+
 import pytest
 
 from amc_tf.cli import console
@@ -68,3 +70,12 @@ def test_on_a_terminal_the_wait_for_a_hot_phone_is_a_bar(capsys):
 
 def test_quiet_means_no_word_of_a_hot_phone():
     assert console.make_cool_down(quiet=True) is None
+
+
+@pytest.mark.parametrize(("given", "expected"), [(None, "1"), ("0", "0")])
+def test_fast_kernels_are_on_unless_the_user_turns_them_off(monkeypatch, given, expected):
+    monkeypatch.delenv("TF_ENABLE_ONEDNN_OPTS", raising=False)
+    if given is not None:
+        monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", given)
+    console.prepare(debug=True, needs_keras=False)
+    assert os.environ["TF_ENABLE_ONEDNN_OPTS"] == expected
