@@ -241,6 +241,33 @@ def test_shared_layer_keeps_its_cut_kernel():
     np.testing.assert_array_equal(weights["shared"]["kernel"], network.slice(plan)["shared"]["kernel"])
 
 
+def test_more_images_are_taken_in_where_feature_maps_are_smaller(monkeypatch):
+    def body(hidden):
+        hidden = keras.layers.Conv2D(8, 3, strides=2, padding="same", name="half")(hidden)
+        return keras.layers.Conv2D(8, 3, padding="same", name="small")(hidden)
+
+    network, images = NetworkFunction(randomize(classifier(keras, body))), random_images(20)
+    plan = PruningPlan({"half": (0, 3, 5)}, {"half": 8})
+
+    def walk_through():
+        walk = sequential._Walk(network, plan, images, batch_size=4)
+        numbers = {}
+        for number, call in enumerate(network.graph.trace.calls):
+            walk.take_in(number)
+            numbers[call.path] = walk.num_images
+            if call.path == "small":
+                return numbers, walk.slim[call.inputs[0]].numpy(), walk.original[call.inputs[0]].numpy()
+            walk.compute(number)
+        raise AssertionError("no layer is called small")
+
+    _, *expected = walk_through()
+    monkeypatch.setattr(sequential, "_MAX_TENSOR_BYTES", 5 * 8 * 8 * 8 * 4)
+    numbers, *found = walk_through()
+    assert (numbers["half"], numbers["small"]) == (5, 20)
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6)
+
+
 def test_images_are_as_many_as_keep_feature_maps_in_memory(monkeypatch):
     network = NetworkFunction(residual_network(num_blocks=1))
     monkeypatch.setattr(sequential, "_MAX_TENSOR_BYTES", 5 * 8 * 8 * 8 * 4)
@@ -266,6 +293,16 @@ def test_ridge_of_zero_is_refused():
     network = NetworkFunction(residual_network(num_blocks=1))
     with pytest.raises(SettingsError, match="ridge=0 was given: it must be above 0"):
         SequentialReconstructor(network, random_images(5), ridge=0)
+
+
+def test_a_strong_ridge_pulls_towards_the_kernels_that_are_given():
+    network, images = NetworkFunction(residual_network()), random_images()
+    plan = random_plan(network.graph)
+    start = Reconstructor(network, calibrate(network, images, points_per_image=ALL_POSITIONS))(plan)
+    found = SequentialReconstructor(network, images, ridge=1e6)(plan, start)
+    for path in ("inner0", "outer0", "inner1", "outer1"):
+        np.testing.assert_allclose(found[path]["kernel"], start[path]["kernel"], atol=1e-4)
+        assert not np.allclose(found[path]["kernel"], network.slice(plan)[path]["kernel"], atol=1e-2)
 
 
 @pytest.fixture(scope="module")

@@ -400,11 +400,12 @@ def test_without_a_network_within_the_budget_a_sentence_says_so(macs_session):
 @pytest.mark.parametrize(
     ("tops", "floor", "winner"),
     [
-        ((0.6, 0.5, 0.9), 0.0, "in order"),
-        ((0.5, 0.6, 0.9), 0.0, "all statistics"),
-        ((0.5, 0.6, 0.9), 0.6, "all statistics"),
-        ((0.5, 0.6, 0.9), 0.7, "as scored"),
-        ((0.5, 0.6, 0.65), 0.7, "all statistics"),
+        ((0.6, 0.5, 0.5, 0.9), 0.0, "in order"),
+        ((0.5, 0.6, 0.5, 0.9), 0.0, "pulled"),
+        ((0.5, 0.5, 0.6, 0.9), 0.0, "all statistics"),
+        ((0.5, 0.5, 0.6, 0.9), 0.6, "all statistics"),
+        ((0.5, 0.5, 0.6, 0.9), 0.7, "as scored"),
+        ((0.5, 0.5, 0.6, 0.65), 0.7, "all statistics"),
     ],
 )
 def test_recovery_returns_the_best_weights_and_those_scored_only_for_the_floor(
@@ -417,7 +418,7 @@ def test_recovery_returns_the_best_weights_and_those_scored_only_for_the_floor(
     def marked(factor):
         return {**scored, first: {name: factor * array for name, array in scored[first].items()}}
 
-    found = {"in order": marked(2), "all statistics": marked(3), "as scored": scored}
+    found = {"in order": marked(2), "pulled": marked(4), "all statistics": marked(3), "as scored": scored}
     kernels = {name: weights[first]["kernel"] for name, weights in found.items()}
 
     def top1(weights):
@@ -427,9 +428,11 @@ def test_recovery_returns_the_best_weights_and_those_scored_only_for_the_floor(
     recover = macs_session.recover
     monkeypatch.setattr(recover, "_found", {})
     monkeypatch.setattr(recover, "_estimate", lambda weights, plan: found["all statistics"])
-    monkeypatch.setattr(
-        recovery, "SequentialReconstructor", lambda network, images, seed: lambda plan: found["in order"]
-    )
+
+    def reconstructor(network, images, *, ridge, seed):
+        return lambda plan, start: found["pulled" if ridge == 1.0 else "in order"]
+
+    monkeypatch.setattr(recovery, "SequentialReconstructor", reconstructor)
     monkeypatch.setattr(recover, "_top1", top1)
     monkeypatch.setattr(recover, "_accuracy_floor", floor)
 
