@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 Format = Callable[[float], str]
+_WHISKER_LIMIT = 1.8  # end of an axis, in longest bars
 _Span = tuple[float, float, float]  # of a line of text: left and right end, middle height
 
 
@@ -134,6 +135,12 @@ class LatencyChart:
     title: str
     unit: str
     bars: tuple[Bar, ...]
+
+    @property
+    def end(self) -> float:
+        """Where the axis ends: whiskers far beyond all bars are cut, so that the bars can be told apart."""
+        longest = max(bar.median for bar in self.bars)
+        return min(max(longest, *(bar.high for bar in self.bars)), _WHISKER_LIMIT * longest)
 
 
 @dataclass(frozen=True)

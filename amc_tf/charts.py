@@ -99,18 +99,24 @@ def latency_chart(chart: LatencyChart, *, width: int) -> str:
     bars = chart.bars
     values = [f"{bar.median:.2f} ms" for bar in bars]
     left = 16 + _DIGIT_WIDTH * max(len(bar.name) for bar in bars)
-    longest = max(max(bar.high, bar.median) for bar in bars)
     row_height = min(56.0, max(34.0, 276 / len(bars)))
     height = 44 + row_height * len(bars)
-    frame = Frame(width, height, chart.title, (0.0, longest), (0.0, 1.0), left=left, right=width - 76, top=6)
+    frame = Frame(
+        width, height, chart.title, (0.0, chart.end), (0.0, 1.0), left=left, right=width - 76, top=6
+    )
     frame.axes(chart.unit, lambda value: f"{value:g}", None)
     for row, (bar, value) in enumerate(zip(bars, values, strict=True)):
         middle = 6 + row_height * (row + 0.5)
         frame.text("name end", left - 10, middle + 4, bar.name)
         frame.rectangle(f"bar {bar.kind}", left, middle - 11, frame.x(bar.median) - left, 22, radius=3)
-        low, high = frame.x(bar.low), frame.x(bar.high)
-        whisker = f"M{low:.1f} {middle}H{high:.1f}M{low:.1f} {middle - 5}v10M{high:.1f} {middle - 5}v10"
-        frame.path("whisker", whisker)
+        low, high = frame.x(bar.low), frame.x(min(bar.high, chart.end))
+        # An arrow where the whisker is cut, else a bar.
+        tip = (
+            f"M{high - 6:.1f} {middle - 5}l6 5l-6 5"
+            if bar.high > chart.end
+            else f"M{high:.1f} {middle - 5}v10"
+        )
+        frame.path("whisker", f"M{low:.1f} {middle}H{high:.1f}M{low:.1f} {middle - 5}v10{tip}")
         frame.text("value", max(high, frame.x(bar.median)) + 8, middle + 4, value)
     return frame.markup()
 

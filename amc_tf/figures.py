@@ -103,6 +103,8 @@ def _latency_figure(summary: Mapping[str, Any]) -> Figure | None:
     if not bars:
         return None
     note = "Median of the measured runs; the whisker spans the 5th to the 95th percentile."
+    if any(bar.high > chart.end for bar in bars):
+        note += " Those that end in an arrow go on beyond the chart."
     if any("predicted" in bar.kind for bar in bars):
         note += " Dashed bars are predicted by a latency table, not timed."
     chart = LatencyChart("Latency of each network", unit_of(summary.get("meter")), bars)

@@ -114,7 +114,7 @@ def render(record: RunRecord) -> str:
             phone=meter.get("phone"),
             meter=_listed(meter),
             command=_command(summary),
-            settings=_listed(summary.get("settings") or {}),
+            settings=_cards("Settings", summary.get("settings") or {}),
             versions=_listed(summary.get("versions") or {}),
             seconds=_listed(summary.get("seconds") or {}),
             verification=_listed(summary.get("verification") or {}),
@@ -141,6 +141,16 @@ def headline(summary: Mapping[str, Any]) -> str:
     """
     before, after = summary["baseline"], _final(summary)
     name, unit = summary.get("model", "The network"), unit_of(summary.get("meter"))
+def _cards(title: str, values: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Parts nested values into cards: one for what is not nested, one for each group of others."""
+    own = {name: value for name, value in values.items() if not isinstance(value, dict)}
+    cards = [(title, _listed(own))] if own else []
+    for name, value in values.items():
+        if isinstance(value, dict):
+            cards += _cards(f"{title}{'.' if ': ' in title else ': '}{name}", value)
+    return cards
+
+
     times = _times_before_and_after(summary)
     if times:
         old, new, predicted = times

@@ -11,6 +11,7 @@ import pytest
 
 from amc_tf.errors import MeasurementError, RunFolderError
 from amc_tf.figures import make_figures
+from amc_tf.page import unbroken
 from amc_tf.report import headline, make_report, use_measured
 from amc_tf.run_record import read_run
 
@@ -198,11 +199,34 @@ def test_the_run_can_be_repeated(tmp_path):
         in text
     )
     assert "tensorflow 2.21.0" in text
-    assert "search.agent.hidden_units 300, 300" in text
+    assert "Settings: search.agent hidden_units 300, 300 Settings: finetune epochs 10" in text
     assert (
         "amc-tf compress my.keras"
         in report(tmp_path / "b", {**make_summary(), "command": ["amc-tf", "compress", "my.keras"]}).text
     )
+
+
+def test_a_whisker_far_beyond_all_bars_is_cut_and_said_to_be(tmp_path):
+    summary = make_summary()
+    summary["uniform"]["latency_ms"]["p95"] = 50.0
+    del summary["uniform_finetuned"]
+    figure = make_figures(read_run(write_run(tmp_path / "far", summary)))["latency"]
+    assert figure.chart.end == pytest.approx(1.8 * 3.42)
+    assert "Those that end in an arrow go on beyond the chart." in figure.note
+    assert figure.wide.count("l6 5l-6 5") == 1
+    near = make_figures(read_run(write_run(tmp_path / "near")))["latency"]
+    assert near.chart.end == pytest.approx(3.42 * 1.11)
+    assert "arrow" not in near.note and "l6 5l-6 5" not in near.wide
+
+
+def test_a_number_its_unit_and_the_arrow_behind_them_stay_on_one_line():
+    assert unbroken("215 k → 86.1 k, 0.7 ms") == "215\u00a0k\u00a0→ 86.1\u00a0k, 0.7\u00a0ms"
+
+
+def test_the_command_breaks_between_words_only(tmp_path):
+    page = report(tmp_path, {**make_summary(), "command": ["amc-tf", "compress", "a b.keras", "--seed", "1"]})
+    assert "<span>--seed</span> <span>1</span></pre>" in (tmp_path / "report.html").read_text()
+    assert "amc-tf compress 'a b.keras' --seed 1" in page.text
 
 
 def test_the_page_loads_nothing(tmp_path):
