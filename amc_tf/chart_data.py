@@ -52,9 +52,9 @@ class Channels:
 
     Attributes:
         name: Name of the layer.
-        before: Channels of the original.
-        kept: Channels that each plan keeps, one number for each.
-        uniform: Channels that uniform pruning keeps, where known.
+        before: Channels, or weights, of the original.
+        kept: Those that each plan keeps, one number for each.
+        uniform: Those that uniform pruning keeps, where known.
     """
 
     name: str
@@ -145,17 +145,19 @@ class LatencyChart:
 
 @dataclass(frozen=True)
 class ChannelsChart:
-    """The share of its channels that each layer keeps in each plan, with the numbers beside it.
+    """The share of its channels, or weights, that each layer keeps in each plan, with the numbers beside it.
 
     Attributes:
         title: Read out by screen readers.
         rows: Layers from the input to the output; one or more.
         kinds: CSS class of each plan.
+        what: What is counted: "channels" or "weights".
     """
 
     title: str
     rows: tuple[Channels, ...]
     kinds: tuple[str, ...] = ("found",)
+    what: str = "channels"
 
 
 @dataclass(frozen=True)

@@ -135,7 +135,7 @@ def channels_chart(chart: ChannelsChart, *, width: int) -> str:
     row_height = max(_ROW_HEIGHT, bar_height * num_plans + 12)
     height = 40 + row_height * len(rows)
     frame = Frame(width, height, chart.title, (0.0, 1.0), (0.0, 1.0), left=left, right=right, top=4)
-    frame.axes("channels kept", percent_tick, None)
+    frame.axes(f"{chart.what} kept", percent_tick, None)
     for index, (row, name, number) in enumerate(zip(rows, names, numbers, strict=True)):
         top = 4 + row_height * index + (row_height - bar_height * num_plans) / 2
         bars = bar_height * num_plans

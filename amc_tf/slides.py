@@ -247,7 +247,7 @@ def _channels(figure: Figure, chart: ChannelsChart) -> Canvas:
     numbers = [f"{row.before} → {', '.join(map(str, row.kept))}" for row in chart.rows]
     canvas = _panels(figure, chart.rows, numbers, draw_row, bars=len(chart.kinds), longest=1.0)
     for axes in canvas.axes:
-        axes.set_xlabel("channels kept")
+        axes.set_xlabel(f"{chart.what} kept")
         axes.set_xticks([0.0, 0.5, 1.0], ["0 %", "50 %", "100 %"])
     return canvas
 
