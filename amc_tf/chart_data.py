@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 Format = Callable[[float], str]
+_WHISKER_LIMIT = 1.8  # end of an axis, in longest bars
 _Span = tuple[float, float, float]  # of a line of text: left and right end, middle height
 
 
@@ -51,9 +52,9 @@ class Channels:
 
     Attributes:
         name: Name of the layer.
-        before: Channels of the original.
-        kept: Channels that each plan keeps, one number for each.
-        uniform: Channels that uniform pruning keeps, where known.
+        before: Channels, or weights, of the original.
+        kept: Those that each plan keeps, one number for each.
+        uniform: Those that uniform pruning keeps, where known.
     """
 
     name: str
@@ -135,20 +136,28 @@ class LatencyChart:
     unit: str
     bars: tuple[Bar, ...]
 
+    @property
+    def end(self) -> float:
+        """Where the axis ends: whiskers far beyond all bars are cut, so that the bars can be told apart."""
+        longest = max(bar.median for bar in self.bars)
+        return min(max(longest, *(bar.high for bar in self.bars)), _WHISKER_LIMIT * longest)
+
 
 @dataclass(frozen=True)
 class ChannelsChart:
-    """The share of its channels that each layer keeps in each plan, with the numbers beside it.
+    """The share of its channels, or weights, that each layer keeps in each plan, with the numbers beside it.
 
     Attributes:
         title: Read out by screen readers.
         rows: Layers from the input to the output; one or more.
         kinds: CSS class of each plan.
+        what: What is counted: "channels" or "weights".
     """
 
     title: str
     rows: tuple[Channels, ...]
     kinds: tuple[str, ...] = ("found",)
+    what: str = "channels"
 
 
 @dataclass(frozen=True)

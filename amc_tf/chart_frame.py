@@ -8,6 +8,8 @@ from xml.etree import ElementTree
 
 from amc_tf.chart_data import Format, Point
 
+DIGIT_WIDTH = 7.2  # of one character at the 12 px of the labels, on average
+
 
 def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
     """Returns round numbers (1, 2 or 5 times a power of ten apart) that lie in a range.
@@ -28,6 +30,12 @@ def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
     first = math.ceil(low / step - 1e-9)
     last = math.floor(high / step + 1e-9)
     return [round(index * step, 12) for index in range(first, last + 1)]
+
+
+def labels_width(y_range: tuple[float, float], format_y: Format) -> float:
+    """Returns how much room the labels of a vertical axis need, in pixels; at least that of "100 %"."""
+    longest = max((len(format_y(tick)) for tick in nice_ticks(*_wide(y_range))), default=0)
+    return max(52.0, 14.0 + DIGIT_WIDTH * longest)
 
 
 class Frame:

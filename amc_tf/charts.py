@@ -12,10 +12,9 @@ from amc_tf.chart_data import (
     note_sides,
     percent_tick,
 )
-from amc_tf.chart_frame import Frame, padded, staircase
+from amc_tf.chart_frame import DIGIT_WIDTH, Frame, labels_width, padded, staircase
 
 _ROW_HEIGHT = 26
-_DIGIT_WIDTH = 7.2  # of one character at the 12 px of the labels, on average
 _NOTE_HEIGHT = 22  # above the plot, for the name of a shaded span
 
 
@@ -45,13 +44,15 @@ def draw(chart: Chart, *, width: int) -> str:
 def episodes_chart(chart: EpisodesChart, *, width: int) -> str:
     """Draws one number of every episode; the name of a shaded span stands above it, clear of the points."""
     episodes, drawn = chart.episodes, [value for line in chart.lines for _, value in line]
+    values = padded([*chart.values, *drawn])
     frame = Frame(
         width,
         270,
         chart.title,
         (episodes[0], episodes[-1]),
-        padded([*chart.values, *drawn]),
+        values,
         top=_NOTE_HEIGHT,
+        left=labels_width(values, chart.format_value),
     )
     for first, last in chart.warmups:
         start, end = frame.x(first), min(frame.x(last + 1), frame.right)
@@ -71,7 +72,8 @@ def tradeoff_chart(chart: TradeoffChart, *, width: int) -> str:
     costs = [point.cost for point in everything] + ([] if chart.limit is None else [chart.limit])
     height = 400 if width > 800 else 320
     accuracies = padded([point.accuracy for point in everything])
-    frame = Frame(width, height, chart.title, padded(costs), accuracies)
+    left = labels_width(accuracies, percent_tick)
+    frame = Frame(width, height, chart.title, padded(costs), accuracies, left=left)
     frame.axes(chart.cost_name, "{:g}".format, percent_tick)
     if chart.limit is not None:
         x = frame.x(chart.limit)
@@ -86,7 +88,7 @@ def tradeoff_chart(chart: TradeoffChart, *, width: int) -> str:
     for mark in chart.marks:
         frame.circle(f"mark {mark.kind}", mark, 5.5)
     places = [(frame.x(mark.cost), frame.y(mark.accuracy)) for mark in noted]
-    lengths = [_DIGIT_WIDTH * len(mark.note) + 14 for mark in noted]
+    lengths = [DIGIT_WIDTH * len(mark.note) + 14 for mark in noted]
     sides = note_sides(places, lengths, height=15, right_edge=width)
     for mark, (x, y), (right, below) in zip(noted, places, sides, strict=True):
         kind = "note" if right > 0 else "note end"
@@ -98,19 +100,25 @@ def latency_chart(chart: LatencyChart, *, width: int) -> str:
     """Draws the median latency of each network as a bar and its spread as a whisker."""
     bars = chart.bars
     values = [f"{bar.median:.2f} ms" for bar in bars]
-    left = 16 + _DIGIT_WIDTH * max(len(bar.name) for bar in bars)
-    longest = max(max(bar.high, bar.median) for bar in bars)
+    left = 16 + DIGIT_WIDTH * max(len(bar.name) for bar in bars)
     row_height = min(56.0, max(34.0, 276 / len(bars)))
     height = 44 + row_height * len(bars)
-    frame = Frame(width, height, chart.title, (0.0, longest), (0.0, 1.0), left=left, right=width - 76, top=6)
+    frame = Frame(
+        width, height, chart.title, (0.0, chart.end), (0.0, 1.0), left=left, right=width - 76, top=6
+    )
     frame.axes(chart.unit, lambda value: f"{value:g}", None)
     for row, (bar, value) in enumerate(zip(bars, values, strict=True)):
         middle = 6 + row_height * (row + 0.5)
         frame.text("name end", left - 10, middle + 4, bar.name)
         frame.rectangle(f"bar {bar.kind}", left, middle - 11, frame.x(bar.median) - left, 22, radius=3)
-        low, high = frame.x(bar.low), frame.x(bar.high)
-        whisker = f"M{low:.1f} {middle}H{high:.1f}M{low:.1f} {middle - 5}v10M{high:.1f} {middle - 5}v10"
-        frame.path("whisker", whisker)
+        low, high = frame.x(bar.low), frame.x(min(bar.high, chart.end))
+        # An arrow where the whisker is cut, else a bar.
+        tip = (
+            f"M{high - 6:.1f} {middle - 5}l6 5l-6 5"
+            if bar.high > chart.end
+            else f"M{high:.1f} {middle - 5}v10"
+        )
+        frame.path("whisker", f"M{low:.1f} {middle}H{high:.1f}M{low:.1f} {middle - 5}v10{tip}")
         frame.text("value", max(high, frame.x(bar.median)) + 8, middle + 4, value)
     return frame.markup()
 
@@ -118,18 +126,18 @@ def latency_chart(chart: LatencyChart, *, width: int) -> str:
 def channels_chart(chart: ChannelsChart, *, width: int) -> str:
     """Draws the share of its channels that each layer keeps, one bar for each plan."""
     rows, num_plans = chart.rows, len(chart.kinds)
-    most = int((0.38 if width < 500 else 0.3) * width / _DIGIT_WIDTH)
+    most = int((0.38 if width < 500 else 0.3) * width / DIGIT_WIDTH)
     names = [shortened(row.name, most) for row in rows]
-    left = 16 + _DIGIT_WIDTH * max(len(name) for name in names)
+    left = 16 + DIGIT_WIDTH * max(len(name) for name in names)
     numbers = [f"{row.before} → {', '.join(map(str, row.kept))}" for row in rows]
     if width < 500 and num_plans > 1:
         numbers = [str(row.before) for row in rows]
-    right = width - 14 - _DIGIT_WIDTH * max(len(number) for number in numbers)
+    right = width - 14 - DIGIT_WIDTH * max(len(number) for number in numbers)
     bar_height = 16 if num_plans == 1 else 8
     row_height = max(_ROW_HEIGHT, bar_height * num_plans + 12)
     height = 40 + row_height * len(rows)
     frame = Frame(width, height, chart.title, (0.0, 1.0), (0.0, 1.0), left=left, right=right, top=4)
-    frame.axes("channels kept", percent_tick, None)
+    frame.axes(f"{chart.what} kept", percent_tick, None)
     for index, (row, name, number) in enumerate(zip(rows, names, numbers, strict=True)):
         top = 4 + row_height * index + (row_height - bar_height * num_plans) / 2
         bars = bar_height * num_plans
@@ -146,10 +154,10 @@ def channels_chart(chart: ChannelsChart, *, width: int) -> str:
 
 def operators_chart(chart: OperatorsChart, *, width: int) -> str:
     """Draws the times of each operator before and after, one bar below the other."""
-    names = [shortened(row.name, int(0.38 * width / _DIGIT_WIDTH)) for row in chart.rows]
+    names = [shortened(row.name, int(0.38 * width / DIGIT_WIDTH)) for row in chart.rows]
     numbers = [f"{row.before_ms:.3f} → {row.after_ms:.3f}" for row in chart.rows]
-    left = 16 + _DIGIT_WIDTH * max(len(name) for name in names)
-    right = width - 14 - _DIGIT_WIDTH * max(len(number) for number in numbers)
+    left = 16 + DIGIT_WIDTH * max(len(name) for name in names)
+    right = width - 14 - DIGIT_WIDTH * max(len(number) for number in numbers)
     height = 40 + _ROW_HEIGHT * len(names)
     longest = max(max(row.before_ms, row.after_ms) for row in chart.rows)
     frame = Frame(width, height, chart.title, (0.0, longest), (0.0, 1.0), left=left, right=right, top=4)

@@ -118,6 +118,12 @@ def warnings(comparison: Comparison) -> list[str]:
             f"These runs start from {len(comparison.originals)} different originals (different {names}): "
             "compare each run with its own original only, not with the runs of another."
         )
+    sparse = [run for run in comparison.runs if not run.record.keeps_channels]
+    if 0 < len(sparse) < len(comparison.runs):
+        sentences.append(
+            f"{', '.join(map(_title, sparse))}: single weights were set to zero, and MACs and parameters "
+            "count what is not zero; a device that has no kernels for sparse weights computes the zeros, too."
+        )
     meters = comparison.meters
     if len(meters) > 1:
         timed = "; ".join(f"{_title(run)}: {meters[run.meter].name}" for run in comparison.runs)
@@ -206,12 +212,14 @@ def _channels(runs: Sequence[ComparedRun], number: int) -> Figure:
         for layer in zip(*(channel_rows(run.record) for run in runs), strict=True)
     )
     which = "" if number == 1 else str(number)
+    what = "channels" if runs[0].record.keeps_channels else "weights"
+    title = f"{what.capitalize()} kept in each layer by each run"
     return Figure(
         f"channels{which}",
-        f"Channels of each layer{f' of {_network_of(runs[0])}' if which else ''}",
-        "Share of the original channels that each run keeps, one bar for each run from the top down, with "
+        f"{what.capitalize()} of each layer{f' of {_network_of(runs[0])}' if which else ''}",
+        f"Share of the original {what} that each run keeps, one bar for each run from the top down, with "
         "the numbers before and after.",
-        ChannelsChart("Channels kept in each layer by each run", rows, tuple(_colour(run) for run in runs)),
+        ChannelsChart(title, rows, tuple(_colour(run) for run in runs), what),
         is_full=True,
         legend=tuple((_colour(run), _title(run)) for run in runs),
     )

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import math
 import os
-import re
 import sys
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from amc_tf.errors import AmcError, DataError
+from amc_tf.errors import DataError
 from amc_tf.image_data import (
     INPUT_RANGES,
     DataSplit,
@@ -30,6 +27,7 @@ from amc_tf.image_data import (
 )
 from amc_tf.image_folder import VALIDATION_FRACTION, check_memory, cover_resize, load_folder
 from amc_tf.keras_data import as_image_data, from_arrays
+from amc_tf.named_function import find_function, is_named_function
 
 __all__ = [
     "INPUT_RANGES",
@@ -49,7 +47,6 @@ CIFAR_SIZE = (32, 32, 3)
 CIFAR10_NAMES = tuple("airplane automobile bird cat deer dog frog horse ship truck".split())
 # One split for every seed: the shipped network has learned from the training part.
 _DIGITS_SPLIT_SEED = 0
-_FUNCTION_PATTERN = re.compile(r"([A-Za-z_][\w.]*):([A-Za-z_]\w*)")
 _EXPECTED_SOURCES = (
     "digits, cifar10, cifar100, a folder of class folders, an .npz file, or module:function (a function that "
     "takes nothing and returns training and validation data)"
@@ -105,9 +102,8 @@ def _load_source(
         return load_folder(path, image_size or DEFAULT_FOLDER_SIZE, seed=seed)
     if path.suffix == ".npz":
         return _load_npz(path, seed)
-    match = _FUNCTION_PATTERN.fullmatch(source)
-    if match:
-        return _load_function(match[1], match[2])
+    if is_named_function(source):
+        return _load_function(source)
     raise DataError(f"There is no data {source!r}: expected {_EXPECTED_SOURCES}.")
 
 
@@ -186,47 +182,14 @@ def _split_whole(data: ImageData, seed: int) -> tuple[ImageData, ImageData]:
     return data.take(stay), data.take(split_off)
 
 
-def _load_function(module_name: str, function_name: str) -> tuple[ImageData, ImageData]:
-    name = f"{module_name}:{function_name}"
-    with _working_folder_importable():
-        try:
-            module = importlib.import_module(module_name)
-        except ImportError as error:
-            raise DataError(
-                f"The module of {name} cannot be imported ({error}): start in the folder that holds it, or "
-                f"give {_EXPECTED_SOURCES}."
-            ) from error
-        function = getattr(module, function_name, None)
-        if not callable(function):
-            known = [key for key, value in vars(module).items() if callable(value) and key[0] != "_"]
-            raise DataError(
-                f"{module_name} has no function {function_name}; it has {', '.join(known) or 'none'}."
-            )
-        try:
-            with contextlib.redirect_stdout(sys.stderr):
-                result = function()
-        except AmcError:
-            raise
-        # Whatever the user's function raises is reported in one sentence; --debug shows the rest.
-        except Exception as error:
-            raise DataError(f"{name} failed with {type(error).__name__}: {error}") from error
+def _load_function(name: str) -> tuple[ImageData, ImageData]:
+    result = find_function(name, error=DataError, expected=_EXPECTED_SOURCES)()
     if not isinstance(result, (tuple, list)) or len(result) != 2:
         raise DataError(
             f"{name} returned a {type(result).__name__}, but must return a pair of training and validation "
             "data."
         )
     return same_classes(as_image_data(result[0]), as_image_data(result[1]))
-
-
-@contextlib.contextmanager
-def _working_folder_importable() -> Iterator[None]:
-    """Lets modules of the working folder be imported, which console scripts leave out of the path."""
-    folder = str(Path.cwd())
-    sys.path.insert(0, folder)
-    try:
-        yield
-    finally:
-        sys.path.remove(folder)
 
 
 def same_classes(train: ImageData, validation: ImageData) -> tuple[ImageData, ImageData]:

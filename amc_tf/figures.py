@@ -25,15 +25,12 @@ from amc_tf.chart_data import (
     running_median,
 )
 from amc_tf.latency_facts import is_predicted, unit_of
-from amc_tf.run_record import NETWORKS, RunRecord, is_number, latency_of
+from amc_tf.run_record import TUNED, RunRecord, is_number, latency_of, networks_of
 
 # Widths of the drawings in px; the page shows the one that fits, so that text keeps its size on a phone.
 _HALF_WIDTH, _FULL_WIDTH, _PHONE_WIDTH = 544, 1104, 340
 _MEDIAN_WINDOW = 15
 _MOST_OPERATORS = 40
-
-# Fine-tuning changes no shape: where the tuned network was measured, its bar stands for both.
-_TUNED = {"uniform": "uniform_finetuned", "pruned": "finetuned"}
 
 # Kind of budget: what the episodes call it, its name on the axis, what one unit of the axis holds.
 _COSTS = {
@@ -88,7 +85,7 @@ def make_figures(record: RunRecord) -> dict[str, Figure]:
     episodes = [episode for episode in record.episodes if is_number(episode.get("reward"))]
     has_search = len(episodes) > 1
     figures = [
-        _channels_figure(channel_rows(record)),
+        _channels_figure(channel_rows(record), what="channels" if record.keeps_channels else "weights"),
         _tradeoff_figure(record.summary, episodes) if has_search else None,
         _latency_figure(record.summary),
         _operators_figure(record.summary),
@@ -106,6 +103,8 @@ def _latency_figure(summary: Mapping[str, Any]) -> Figure | None:
     if any("predicted" in bar.kind for bar in bars):
         note += " Dashed bars are predicted by a latency table, not timed."
     chart = LatencyChart("Latency of each network", unit_of(summary.get("meter")), bars)
+    if any(bar.high > chart.end for bar in bars):
+        note += " Those that end in an arrow go on beyond the chart."
     return Figure("latency", "Latency before and after", note, chart)
 
 
@@ -229,12 +228,15 @@ def _precision(summary: Mapping[str, Any]) -> str:
 def _marks(summary: Mapping[str, Any], kind: str, unit: float, precision: str) -> list[Point]:
     """Returns the networks in the precision of the episodes' costs."""
     marks = []
-    for key, name, css, _ in NETWORKS:
-        result = summary.get(key)
-        if not result or key.startswith("int8") != (precision == "int8"):
+    for key, name, css, _ in networks_of(summary):
+        result = summary[key]
+        # The same network stored in another way is as accurate, and costs the same but for its time.
+        is_another = key == "finetuned_dense" and kind != "latency"
+        if is_another or key.startswith("int8") != (precision == "int8"):
             continue
         latency = result.get("latency_ms") or {}
-        values = {"macs": result["macs"], "params": result["params"], "bytes": 4 * result["params"]}
+        size = result.get("bytes", 4 * result["params"])
+        values = {"macs": result["macs"], "params": result["params"], "bytes": size}
         cost = latency.get("median") if kind == "latency" else values[kind]
         if cost is not None:
             label = f"{name}: top-1 {percent(result['top1'])}"
@@ -243,10 +245,11 @@ def _marks(summary: Mapping[str, Any], kind: str, unit: float, precision: str) -
 
 
 def _latency_bars(summary: Mapping[str, Any]) -> tuple[Bar, ...]:
+    """Returns a bar for each network; fine-tuning changes no shape, so a tuned one stands for both."""
     bars = []
-    for key, name, kind, _ in NETWORKS:
+    for key, name, kind, _ in networks_of(summary):
         latency = latency_of(summary, key)
-        if latency and not (key in _TUNED and latency_of(summary, _TUNED[key])):
+        if latency and not latency_of(summary, TUNED.get(key, "")):
             short = name.replace(", fine-tuned", "")
             css = f"{kind} predicted" if is_predicted(latency) else kind
             bars.append(Bar(short, css, latency["median"], latency["p5"], latency["p95"]))
@@ -254,7 +257,10 @@ def _latency_bars(summary: Mapping[str, Any]) -> tuple[Bar, ...]:
 
 
 def channel_rows(record: RunRecord) -> tuple[Channels, ...]:
-    """Returns the channels of each layer before and after, from the input to the output."""
+    """Returns the channels, or weights, of each layer before and after, from the input to the output."""
+    sparse = record.summary.get("layers")
+    if sparse:
+        return tuple(Channels(str(c["layer"]), c["weights"], (c["kept"],), c.get("uniform")) for c in sparse)
     listed = record.summary.get("channels")
     if listed:
         return tuple(
@@ -264,13 +270,14 @@ def channel_rows(record: RunRecord) -> tuple[Channels, ...]:
     return tuple(Channels(name, before, (kept,)) for name, (kept, before) in record.groups.items())
 
 
-def _channels_figure(channels: tuple[Channels, ...]) -> Figure | None:
+def _channels_figure(channels: tuple[Channels, ...], *, what: str) -> Figure | None:
     if not channels:
         return None
-    note = "Share of the original channels that the found plan keeps, with the numbers before and after."
+    note = f"Share of the original {what} that the found plan keeps, with the numbers before and after."
     legend: tuple[tuple[str, str], ...] = (("found", "Found plan"),)
     if any(row.uniform is not None for row in channels):
         note += " The mark is uniform pruning."
         legend = (*legend, ("uniform", "Uniform"))
-    chart = ChannelsChart("Channels kept in each layer", channels)
-    return Figure("channels", "Channels of each layer", note, chart, is_full=True, legend=legend)
+    chart = ChannelsChart(f"{what.capitalize()} kept in each layer", channels, what=what)
+    title = f"{what.capitalize()} of each layer"
+    return Figure("channels", title, note, chart, is_full=True, legend=legend)

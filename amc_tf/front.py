@@ -8,7 +8,7 @@ from typing import Any
 
 from amc_tf.chart_data import pareto_front
 from amc_tf.latency_facts import is_predicted
-from amc_tf.run_record import NETWORKS
+from amc_tf.run_record import networks_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,14 +86,14 @@ def _collect_of_model(summaries: Mapping[str, Mapping[str, Any]]) -> list[FrontN
     first = next(iter(summaries.values()))
     networks = [
         _network(first, key, name, kind, budget=None, units=first, reference=reference or key)
-        for key, name, kind, reference in NETWORKS
-        if reference is None and first.get(key)
+        for key, name, kind, reference in networks_of(first)
+        if reference is None
     ]
     for budget, summary in summaries.items():
         networks += [
             _network(summary, key, name, kind, budget=budget, units=first, reference=reference)
-            for key, name, kind, reference in NETWORKS
-            if reference is not None and summary.get(key) and not _is_repeated(summary, key)
+            for key, name, kind, reference in networks_of(summary)
+            if reference is not None
         ]
     return networks
 
@@ -101,11 +101,6 @@ def _collect_of_model(summaries: Mapping[str, Mapping[str, Any]]) -> list[FrontN
 def front_axis(networks: Sequence[FrontNetwork]) -> str:
     """Returns what the networks are compared by: "latency_ms" where the first, the original, was timed."""
     return "macs" if networks[0].latency_ms is None else "latency_ms"
-
-
-def _is_repeated(summary: Mapping[str, Any], key: str) -> bool:
-    """Whether a network is another one over again, because nothing was fine-tuned."""
-    return key == "pruned" and summary["settings"]["finetune"]["epochs"] == 0
 
 
 def _network(

@@ -11,6 +11,7 @@ from amc_tf.calibration import Calibration
 from amc_tf.elimination import Reader, elimination_order
 from amc_tf.errors import SettingsError
 from amc_tf.graph import ChannelGraph, ChannelMap
+from amc_tf.named_function import find_function, is_named_function
 from amc_tf.weights import Weights
 
 Scores = dict[str, NDArray[np.float64]]
@@ -91,14 +92,45 @@ IMPORTANCES: dict[str, Importance] = {
 
 
 def find_importance(name: str) -> Importance:
-    """Returns the importance of that name.
+    """Returns the importance of that name, or a function of the user's own, named as `module:function`.
 
     Raises:
         SettingsError: if there is none, listing those there are.
     """
+    if is_named_function(name):
+        return _own_importance(name)
     if name not in IMPORTANCES:
-        raise SettingsError(f"importance is {name!r}; choose one of {', '.join(IMPORTANCES)}.")
+        raise SettingsError(
+            f"importance is {name!r}; choose one of {', '.join(IMPORTANCES)}, or your own as module:function."
+        )
     return IMPORTANCES[name]
+
+
+def _own_importance(name: str) -> Importance:
+    """Returns a function of the user's own, its scores checked."""
+    function = find_function(name, error=SettingsError)
+
+    def importance(graph: ChannelGraph, weights: Weights, calibration: Calibration) -> Scores:
+        scores = function(graph, weights, calibration)
+        checked: Scores = {}
+        for group in graph.groups:
+            try:
+                checked[group.name] = np.asarray(scores[group.name], dtype=np.float64)
+            except (KeyError, TypeError, ValueError, IndexError) as error:
+                raise SettingsError(
+                    f"{name} must return numbers by the name of each channel group, but has none for "
+                    f"'{group.name}'."
+                ) from error
+            if checked[group.name].shape != (group.num_channels,):
+                raise SettingsError(
+                    f"{name} must return a number for each of the {group.num_channels} channels of "
+                    f"'{group.name}', but returned an array of shape {list(checked[group.name].shape)}."
+                )
+            if not np.isfinite(checked[group.name]).all():
+                raise SettingsError(f"{name} returned a number that is NaN or infinite for '{group.name}'.")
+        return checked
+
+    return importance
 
 
 def _kernel_by_input(graph: ChannelGraph, weights: Weights, path: str) -> NDArray[np.float32]:

@@ -26,8 +26,8 @@ def environment() -> jinja2.Environment:
 
 
 def unbroken(text: str) -> str:
-    """Keeps each number on one line with its unit, and with the arrow behind it."""
-    return re.sub(r"(?<=\d) (?=[%×→]|[kMG]?B\b|[kMG]\b|ms\b|points\b)", _NO_BREAK_SPACE, text)
+    """Keeps each number on one line with its unit, and with the arrow behind both."""
+    return re.sub(r"(?<=\d) (?=[%×]|[kMG]?B\b|[kMG]\b|ms\b|points\b)| (?=→)", _NO_BREAK_SPACE, text)
 
 
 def breakable(text: str) -> markupsafe.Markup:

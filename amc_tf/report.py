@@ -14,13 +14,22 @@ from amc_tf.errors import RunFolderError
 from amc_tf.figures import Figure, make_figures
 from amc_tf.latency_facts import certainty, is_predicted, meter_facts, unit_of
 from amc_tf.run_folder import write_atomically
-from amc_tf.run_record import NETWORKS, RunRecord, latency_of, read_run, with_measured
+from amc_tf.run_record import (
+    RunRecord,
+    is_untuned,
+    keeps_channels,
+    latency_of,
+    networks_of,
+    read_run,
+    with_measured,
+)
 from amc_tf.timing_facts import timing_table
 
 if TYPE_CHECKING:
     from amc_tf.device.table import LatencyTable
 
 _COLUMNS = ("Network", "Top-1", "Top-5", "MACs", "Parameters", "File")
+_DEFLATED_COLUMN = "Deflated"
 _LATENCY_COLUMN = "Latency, median (p5–p95)"
 _STAGE_COLUMNS = (
     "Stage", "Budget", "Plan found by", "Top-1 as pruned", "Fine-tuned", "MACs", "Parameters",
@@ -87,7 +96,7 @@ def render(record: RunRecord) -> str:
         The page.
     """
     summary = record.summary
-    latencies = [latency for key, *_ in NETWORKS if (latency := latency_of(summary, key))]
+    latencies = [latency for key, *_ in networks_of(summary) if (latency := latency_of(summary, key))]
     meter = meter_facts(summary.get("meter") or {}, latencies)
     figures = make_figures(record)
     return (
@@ -98,7 +107,7 @@ def render(record: RunRecord) -> str:
             data=summary.get("data"),
             headline=headline(summary),
             tiles=_tiles(summary),
-            columns=[*_COLUMNS, *([_LATENCY_COLUMN] if latency_of(summary, "baseline") else [])],
+            columns=_columns(summary),
             rows=_rows(summary),
             against_uniform=_against_uniform(summary),
             found=_named(figures, "channels", "tradeoff"),
@@ -110,11 +119,12 @@ def render(record: RunRecord) -> str:
             stages=_stage_rows(summary),
             searched=_named(figures, "reward", "accuracy"),
             has_predictions=any(map(is_predicted, latencies)),
+            has_zeros=not record.keeps_channels,
             dropped=_dropped(record),
             phone=meter.get("phone"),
             meter=_listed(meter),
             command=_command(summary),
-            settings=_listed(summary.get("settings") or {}),
+            settings=_cards("Settings", summary.get("settings") or {}),
             versions=_listed(summary.get("versions") or {}),
             seconds=_listed(summary.get("seconds") or {}),
             verification=_listed(summary.get("verification") or {}),
@@ -122,8 +132,23 @@ def render(record: RunRecord) -> str:
     )
 
 
+def _columns(summary: Mapping[str, Any]) -> list[str]:
+    deflated = [] if keeps_channels(summary) else [_DEFLATED_COLUMN]
+    return [*_COLUMNS, *deflated, *([_LATENCY_COLUMN] if latency_of(summary, "baseline") else [])]
+
+
 def _listed(values: Mapping[str, Any]) -> list[tuple[str, str]]:
     return list(page.flatten(values).items())
+
+
+def _cards(title: str, values: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Parts nested values into cards: one for what is not nested, one for each group of others."""
+    own = {name: value for name, value in values.items() if not isinstance(value, dict)}
+    cards = [(title, _listed(own))] if own else []
+    for name, value in values.items():
+        if isinstance(value, dict):
+            cards += _cards(f"{title}{'.' if ': ' in title else ': '}{name}", value)
+    return cards
 
 
 def _named(figures: Mapping[str, Figure], *names: str) -> list[Figure]:
@@ -142,7 +167,11 @@ def headline(summary: Mapping[str, Any]) -> str:
     before, after = summary["baseline"], _final(summary)
     name, unit = summary.get("model", "The network"), unit_of(summary.get("meter"))
     times = _times_before_and_after(summary)
-    if times:
+    if not keeps_channels(summary):
+        kept = f"{_part(before, after, 'params')} of its parameters: {_change(before, after, 'params')}"
+        gain = f"{name} keeps {kept}"
+        gain += f", {times[0]:.2f} → {times[1]:.2f} {unit}" if times else ""
+    elif times:
         old, new, predicted = times
         verb = "is predicted to be" if predicted else "is"
         gain = f"{name} {verb} {old / new:.1f} times as fast: {old:.2f} → {new:.2f} {unit}"
@@ -150,15 +179,18 @@ def headline(summary: Mapping[str, Any]) -> str:
             verb = "is not predicted to become" if predicted else "did not become"
             gain = f"{name} {verb} faster: {old:.2f} → {new:.2f} {unit}"
     else:
-        old, new = before["macs"], after["macs"]
-        gain = (
-            f"{name} needs {new / old:.0%} of its MACs: {page.quantity(old)} → {page.quantity(new)}".replace(
-                "%", " %"
-            )
-        )
-    size = f"{page.quantity(before['tflite_bytes'])}B → {page.quantity(after['tflite_bytes'])}B"
+        gain = f"{name} needs {_part(before, after, 'macs')} of its MACs: {_change(before, after, 'macs')}"
+    size = _change(before, after, "tflite_bytes", "B")
     points = 100 * (after["top1"] - before["top1"])
     return f"{gain}, {size}, top-1 {page.percent(after['top1'])} ({page.signed(points)} points)."
+
+
+def _part(before: Mapping[str, Any], after: Mapping[str, Any], key: str) -> str:
+    return f"{100 * after[key] / before[key]:.0f} %"
+
+
+def _change(before: Mapping[str, Any], after: Mapping[str, Any], key: str, unit: str = "") -> str:
+    return f"{page.quantity(before[key])}{unit} → {page.quantity(after[key])}{unit}"
 
 
 def _final(summary: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -200,18 +232,18 @@ def _tile(name: str, after: str, before: str, change: str) -> dict[str, str]:
 
 
 def _rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    counts = [("macs", ""), ("params", ""), ("tflite_bytes", "B")]
+    counts += [] if keeps_channels(summary) else [("deflated_bytes", "B")]
     rows = []
-    for key, name, kind, reference in NETWORKS:
-        result = summary.get(key)
-        if not result:
-            continue
+    for key, name, kind, reference in networks_of(summary):
+        result = summary[key]
         base = summary.get(reference or key) or summary["baseline"]
         cells = [
             (page.percent(result["top1"]), _points(result["top1"], base["top1"])),
             (page.percent(result["top5"]), _points(result["top5"], base["top5"])),
             *(
                 (page.quantity(result[name_]) + unit, page.part_of(result[name_], base[name_]))
-                for name_, unit in (("macs", ""), ("params", ""), ("tflite_bytes", "B"))
+                for name_, unit in counts
             ),
         ]
         plain = [{"value": value, "notes": [change] if reference else []} for value, change in cells]
@@ -281,15 +313,15 @@ def _dropped(record: RunRecord) -> str:
 
 
 def _against_uniform(summary: Mapping[str, Any]) -> str:
-    pairs = (
-        ("finetuned", "uniform_finetuned", "after the same fine-tuning"),
-        ("pruned", "uniform", "before fine-tuning"),
-    )
+    after, before = " after the same fine-tuning", " before fine-tuning"
+    if is_untuned(summary):
+        after = before = ""
+    pairs = (("finetuned", "uniform_finetuned", after), ("pruned", "uniform", before))
     for ours, theirs, when in pairs:
         if summary.get(ours) and summary.get(theirs):
             found, uniform = summary[ours]["top1"], summary[theirs]["top1"]
             return (
-                f"Uniform pruning within the same budget reaches {page.percent(uniform)} top-1 {when}; "
+                f"Uniform pruning within the same budget reaches {page.percent(uniform)} top-1{when}; "
                 f"the found plan {page.percent(found)} ({page.signed(100 * (found - uniform))} points)."
             )
     return ""
@@ -302,7 +334,8 @@ def _command(summary: Mapping[str, Any]) -> str:
     settings, budget = summary.get("settings") or {}, summary.get("budget") or {}
     search = settings.get("search") or settings
     tuning = settings.get("finetune") or {}
-    parts = ["amc-tf", "compress", summary.get("model", "MODEL"), "--data", summary.get("data", "DATA")]
+    verb = "compress" if keeps_channels(summary) else "sparsify"
+    parts = ["amc-tf", verb, summary.get("model", "MODEL"), "--data", summary.get("data", "DATA")]
     if budget.get("kind"):
         parts += ["--budget", f"{budget['kind']}={budget.get('value')}"]
     options = (

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from amc_tf.errors import SettingsError
+from amc_tf.named_function import find_function, is_named_function
 from amc_tf.settings import ACCURACY_METRICS
 
 
@@ -117,18 +118,40 @@ REWARDS: dict[str, Callable[[Outcome], float]] = {
 
 
 def find_reward(name: str) -> Callable[[Outcome], float]:
-    """Returns the reward of that name.
+    """Returns the reward of that name, or a function of the user's own, named as `module:function`.
 
     Raises:
         SettingsError: If there is none; the message lists the valid names.
     """
+    if is_named_function(name):
+        return _own_reward(name)
     if name not in REWARDS:
-        raise SettingsError(f"There is no reward {name!r}; choose one of {', '.join(REWARDS)}.")
+        raise SettingsError(
+            f"There is no reward {name!r}; choose one of {', '.join(REWARDS)}, or your own as "
+            "module:function."
+        )
     return REWARDS[name]
 
 
+def _own_reward(name: str) -> Callable[[Outcome], float]:
+    """Returns a function of the user's own, its value checked to be a number."""
+    function = find_function(name, error=SettingsError)
+
+    def reward(outcome: Outcome) -> float:
+        value = function(outcome)
+        try:
+            return float(value)
+        except (TypeError, ValueError) as error:
+            raise SettingsError(f"{name} returned {value!r}, but a reward is a number.") from error
+
+    return reward
+
+
 def needs_latency(name: str) -> bool:
-    """Whether the reward of that name reads a measured latency, so that a meter is needed."""
+    """Whether the reward of that name reads a measured latency, so that a meter is needed.
+
+    A function of the user's own is not asked: without a meter it is given a latency of None.
+    """
     find_reward(name)
     return name in ("latency", "soft_latency")
 

@@ -23,12 +23,16 @@ NETWORKS = (
     ("baseline", "Original", "baseline", None),
     ("uniform", "Uniform", "uniform raw", "baseline"),
     ("uniform_finetuned", "Uniform, fine-tuned", "uniform", "baseline"),
+    ("threshold", "One threshold", "threshold raw", "baseline"),
     ("pruned", "Found plan", "found raw", "baseline"),
     ("finetuned", "Found plan, fine-tuned", "found", "baseline"),
+    ("finetuned_dense", "Found plan, stored densely", "found", "baseline"),
     ("int8_baseline", "Original, int8", "baseline int8", None),
     ("int8", "Found plan, int8", "found int8", "int8_baseline"),
     ("int8_qat", "Found plan, int8, trained", "found int8", "int8_baseline"),
 )
+# What a network became in fine-tuning.
+TUNED = {"uniform": "uniform_finetuned", "pruned": "finetuned"}
 
 
 @dataclass(frozen=True)
@@ -39,12 +43,23 @@ class RunRecord:
         summary: summary.json.
         episodes: The lines of episodes.jsonl; of several stages one after the other, numbered through, each
             with its "stage", 1 for the first.
-        groups: Kept channels and channels before pruning of each channel group, from plan.json.
+        groups: Kept channels and channels before pruning of each channel group, from plan.json; of single
+            weights set to zero, kept and all weights of each layer.
     """
 
     summary: Mapping[str, Any]
     episodes: tuple[Mapping[str, Any], ...]
     groups: Mapping[str, tuple[int, int]]
+
+    @property
+    def keeps_channels(self) -> bool:
+        """Whether channels were removed, instead of single weights set to zero."""
+        return keeps_channels(self.summary)
+
+
+def keeps_channels(summary: Mapping[str, Any]) -> bool:
+    """Tells from summary.json whether channels were removed, instead of single weights set to zero."""
+    return bool(summary.get("pruning") != "weights")
 
 
 def read_run(folder: Path) -> RunRecord:
@@ -63,16 +78,23 @@ def read_run(folder: Path) -> RunRecord:
     plan = _read_json(folder / "plan.json")
     if not is_intact(plan):
         raise RunFolderError(f"{folder / 'plan.json'} is damaged: it is not what was written.")
-    try:
-        groups = {
-            str(name): (len(group["kept"]), int(group["num_channels"]))
-            for name, group in plan["groups"].items()
-        }
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise RunFolderError(
-            f"{folder / 'plan.json'} is no pruning plan: each group needs 'kept' and 'num_channels'."
-        ) from error
+    groups = _kept_in(plan, folder / "plan.json", channels=keeps_channels(summary))
     return RunRecord(summary, _read_all_episodes(folder, summary.get("stages") or []), groups)
+
+
+def _kept_in(plan: Mapping[str, Any], path: Path, *, channels: bool) -> dict[str, tuple[int, int]]:
+    """Returns how many channels of each group, or weights of each layer, a plan keeps, and of how many."""
+    try:
+        if channels:
+            groups = plan["groups"].items()
+            return {str(name): (len(group["kept"]), int(group["num_channels"])) for name, group in groups}
+        layers = plan["layers"].items()
+        return {str(name): (int(layer["kept"]), int(layer["num_weights"])) for name, layer in layers}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        needed = "each group needs 'kept' and 'num_channels'"
+        if not channels:
+            needed = "each layer needs 'kept' and 'num_weights'"
+        raise RunFolderError(f"{path} is no pruning plan: {needed}.") from error
 
 
 def read_summary(folder: Path) -> dict[str, Any]:
@@ -92,6 +114,26 @@ def read_summary(folder: Path) -> dict[str, Any]:
             f"{folder / 'summary.json'} has no results of the original network ('baseline')."
         )
     return summary
+
+
+def networks_of(summary: Mapping[str, Any]) -> tuple[tuple[str, str, str, str | None], ...]:
+    """Lists the networks that a summary tells of, as in NETWORKS.
+
+    Where nothing was fine-tuned, a network stands there once, and none is called fine-tuned.
+
+    Args:
+        summary: summary.json.
+    """
+    rows = [row for row in NETWORKS if summary.get(row[0])]
+    if not is_untuned(summary):
+        return tuple(rows)
+    rows = [row for row in rows if not summary.get(TUNED.get(row[0], ""))]
+    return tuple((key, name.replace(", fine-tuned", ""), kind, base) for key, name, kind, base in rows)
+
+
+def is_untuned(summary: Mapping[str, Any]) -> bool:
+    """Tells whether a run was made without fine-tuning."""
+    return bool(((summary.get("settings") or {}).get("finetune") or {}).get("epochs") == 0)
 
 
 def latency_of(summary: Mapping[str, Any], key: str) -> Mapping[str, float] | None:
@@ -116,16 +158,17 @@ def with_measured(summary: Mapping[str, Any], table: LatencyTable) -> tuple[dict
         MeasurementError: If latencies of two devices would stand side by side.
     """
     known: dict[Any, TableSample] = {sample.structure: sample for sample in table.samples}
+    shown = {key: name for key, name, *_ in networks_of(summary)}
     updated, names, others = dict(summary), [], []
-    for key, name, _, reference in NETWORKS:
+    for key, _, _, reference in NETWORKS:
         result, latency = summary.get(key) or {}, latency_of(summary, key)
         sample = known.get(result.get("structure"))
         if sample is not None and (latency is None or is_predicted(latency)):
             base = known.get((summary.get(reference or key) or {}).get("structure"))
             updated[key] = {**result, "latency_ms": _measured(sample, base, latency, table.name)}
-            names.append(name)
+            names += [shown[key]] if key in shown else []
         elif latency is not None and device_of(summary, latency) != _one_device(table.name):
-            others.append(name)
+            others += [shown[key]] if key in shown else []
     if names and others:
         raise MeasurementError(
             f"The latency table is of {table.name} and has timed {', '.join(names)}, but not "

@@ -93,10 +93,10 @@ class SearchSettings:
         round_to: Widths are multiples of this number (or the untouched width).
         min_keep_ratio: Smallest part of a group's channels that is kept, in (0, 1].
         min_budget_use: Part of the budget that every network of the search should use, in [0, 1].
-        importance: Name of the channel importance (see `amc_tf/importance.py`).
+        importance: Name of the channel importance (see `amc_tf/importance.py`), or `module:function`.
         elite_share: Part of the episodes that vary the best plan so far instead of following the actor, in
             [0, 1]; 0 is the paper's search (see `amc_tf/elite.py`).
-        reward: Name of the reward (see `amc_tf/reward.py`).
+        reward: Name of the reward (see `amc_tf/reward.py`), or `module:function`.
         accuracy_metric: What accuracy is in the reward, one of `ACCURACY_METRICS` (see `amc_tf.reward`); it
             is top-1 under a budget of accuracy, which is one on top-1.
         reconstruct: Whether the kept weights are re-fitted by least squares.

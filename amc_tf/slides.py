@@ -221,12 +221,14 @@ def _latency(figure: Figure, chart: LatencyChart) -> Canvas:
     axes.set_yticks(range(len(chart.bars)), [bar.name for bar in chart.bars])
     for row, bar in enumerate(chart.bars):
         axes.barh(row, bar.median, height=0.55, **_look(bar.kind))
-        spread = [[max(0.0, bar.median - bar.low)], [max(0.0, bar.high - bar.median)]]
+        high = min(bar.high, chart.end)
+        spread = [[max(0.0, bar.median - bar.low)], [max(0.0, high - bar.median)]]
         axes.errorbar(bar.median, row, xerr=spread, color=palette()["ink"], capsize=6, linewidth=1.8)
-        end = max(bar.median, bar.high)
+        if bar.high > chart.end:
+            axes.plot(chart.end, row, marker=">", markersize=11, color=palette()["ink"])
+        end = max(bar.median, high)
         axes.annotate(f"{bar.median:.2f} ms", (end, row), (10, 0), textcoords="offset points", va="center")
-    axes.margins(x=0.14)
-    axes.set_xlim(left=0.0)
+    axes.set_xlim(0.0, 1.14 * chart.end)
     return canvas
 
 
@@ -245,7 +247,7 @@ def _channels(figure: Figure, chart: ChannelsChart) -> Canvas:
     numbers = [f"{row.before} → {', '.join(map(str, row.kept))}" for row in chart.rows]
     canvas = _panels(figure, chart.rows, numbers, draw_row, bars=len(chart.kinds), longest=1.0)
     for axes in canvas.axes:
-        axes.set_xlabel("channels kept")
+        axes.set_xlabel(f"{chart.what} kept")
         axes.set_xticks([0.0, 0.5, 1.0], ["0 %", "50 %", "100 %"])
     return canvas
 

@@ -23,6 +23,7 @@ from amc_tf.keras_callbacks import check_callbacks, listening
 from amc_tf.plan import PruningPlan
 from amc_tf.progress import Clock, Progress
 from amc_tf.rebuild import rebuild
+from amc_tf.report import make_report
 from amc_tf.results import ResultMeasurer
 from amc_tf.run_folder import RunFolder, write_keras_model
 from amc_tf.score import Score
@@ -145,6 +146,7 @@ def sparsify(  # noqa: PLR0913, the façade: each argument is a choice of the us
         summary = {**named, **result.summary}
         if folder is not None:
             folder.write_json("summary.json", summary)
+            make_report(folder.path)
     return dataclasses.replace(result, summary=summary)
 
 

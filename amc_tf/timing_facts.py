@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from amc_tf.latency_facts import is_predicted, percent_of
-from amc_tf.run_record import NETWORKS, is_number, latency_of
+from amc_tf.run_record import is_number, latency_of, networks_of
 
 COLUMNS = ("Network", "Beside the original", "Noise", "Runs")
 _NOISE = (
@@ -43,7 +43,7 @@ def timing_table(summary: Mapping[str, Any]) -> TimingTable:
     """
     timed = [
         (name, kind, latency)
-        for key, name, kind, _ in NETWORKS
+        for key, name, kind, _ in networks_of(summary)
         if (latency := latency_of(summary, key)) and not is_predicted(latency)
     ]
     if all(latency.get("noise") is None for _, _, latency in timed):

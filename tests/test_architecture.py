@@ -63,6 +63,7 @@ LAYERS = (
     "amc_tf.batch_normalize",
     "amc_tf.twin",
     "amc_tf.models.*",
+    "amc_tf.named_function",
     "amc_tf.image_data",
     "amc_tf.image_folder",
     "amc_tf.keras_data",

@@ -35,7 +35,7 @@ _WIDTHS = (
 _SEARCHING = (
     ("episodes", "--episodes", "episodes of the search"),
     _SEED,
-    ("reward", "--reward", "error, macs, parameters, latency or soft_latency"),
+    ("reward", "--reward", "error, macs, parameters, latency, soft_latency, or your own as module:function"),
     ("accuracy_metric", "--accuracy-metric", "the accuracy in the reward: top1, top5 or probability"),
     ("num_search_images", "--search-images", "images behind the accuracy in the reward"),
     ("num_finalists", "--finalists", "best networks of the search, which are recovered longer to choose"),
@@ -152,7 +152,11 @@ def add_search(parser: argparse.ArgumentParser) -> None:
         "%(default)s)",
     )
     _add_warmup(parser)
-    importance = ("importance", "--importance", "what decides which channels stay")
+    importance = (
+        "importance",
+        "--importance",
+        "what decides which channels stay; your own as module:function",
+    )
     _add_settings(parser, SEARCH, [*_SEARCHING, importance, *_WIDTHS])
     add_int8(parser)
     add_recovery(parser)

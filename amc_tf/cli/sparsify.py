@@ -4,21 +4,13 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from amc_tf.cli import console, meters, options
 from amc_tf.cli.text import align, latency, percent, quantity
 from amc_tf.errors import SettingsError
-
-_ROWS = {
-    "baseline": "Original",
-    "uniform": "Uniform",
-    "uniform_finetuned": "Uniform, fine-tuned",
-    "threshold": "One threshold",
-    "pruned": "Found plan",
-    "finetuned": "Found plan, fine-tuned",
-    "finetuned_dense": "the same, stored densely",
-}
+from amc_tf.run_record import networks_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -73,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
     found_by = result.summary["plan_found_by"]
     if found_by != "agent":
         print(f"\nThe {found_by} plan was the best: the search found none that is better on its images.")
-    print(f"\nIn {args.out}: model.keras, model_float32.tflite, plan.json, summary.json")
+    print(f"\nReport: {Path(args.out) / 'report.html'}")
     return 0
 
 
@@ -92,11 +84,10 @@ def _table(summary: Mapping[str, Any]) -> str:
     has_latency = summary["baseline"]["latency_ms"] is not None
     header = ["", "top-1", "weights", "MACs", "file", "deflated", *(["latency (p5–p95)"] * has_latency)]
     rows = [header]
-    for key, name in _ROWS.items():
-        if key in summary:
-            row = summary[key]
-            counts = [quantity(row[count]) for count in ("params", "macs")]
-            sizes = [f"{row[size] / 1000:.1f} kB" for size in ("tflite_bytes", "deflated_bytes")]
-            times = [latency(row["latency_ms"]) if row["latency_ms"] else ""] * has_latency
-            rows.append([name, percent(row["top1"]), *counts, *sizes, *times])
+    for key, name, *_ in networks_of(summary):
+        row = summary[key]
+        counts = [quantity(row[count]) for count in ("params", "macs")]
+        sizes = [f"{row[size] / 1000:.1f} kB" for size in ("tflite_bytes", "deflated_bytes")]
+        times = [latency(row["latency_ms"]) if row["latency_ms"] else ""] * has_latency
+        rows.append([name, percent(row["top1"]), *counts, *sizes, *times])
     return align(rows)

@@ -6,7 +6,7 @@ from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 from amc_tf.latency_facts import is_predicted, percent_of
-from amc_tf.run_record import NETWORKS, latency_of
+from amc_tf.run_record import NETWORKS, latency_of, networks_of
 
 _HEADER = ("", "top-1", "top-5", "MACs", "params", "file", "latency (p5–p95)", "noise", "speed-up")
 _NUM_LATENCY_COLUMNS = 3
@@ -16,9 +16,8 @@ def result_table(summary: Mapping[str, Any]) -> str:
     """Returns the networks of a summary as a table; each is compared with the original of its precision."""
     has_latency = bool(summary["baseline"]["latency_ms"])
     rows: list[Sequence[str]] = [_HEADER if has_latency else _HEADER[:-_NUM_LATENCY_COLUMNS]]
-    for key, name, _, reference in NETWORKS:
-        if key in summary:
-            rows.append(_row(name, summary[key], summary[reference or key])[: len(rows[0])])
+    for key, name, _, reference in networks_of(summary):
+        rows.append(_row(name, summary[key], summary[reference or key])[: len(rows[0])])
     return align(rows)
 
 

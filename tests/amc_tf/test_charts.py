@@ -7,17 +7,29 @@ from amc_tf.chart_data import (
     Channels,
     ChannelsChart,
     LatencyChart,
+    Point,
+    TradeoffChart,
     pareto_front,
+    percent_tick,
     running_median,
 )
-from amc_tf.chart_frame import nice_ticks
-from amc_tf.charts import channels_chart, latency_chart
+from amc_tf.chart_frame import labels_width, nice_ticks
+from amc_tf.charts import channels_chart, latency_chart, tradeoff_chart
 
 
 def test_ticks_are_round_and_inside_the_range():
     assert nice_ticks(0.0, 1.0) == [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
     assert nice_ticks(-0.93, 0.04, 4) == [-0.8, -0.6, -0.4, -0.2, 0.0]
     assert nice_ticks(1.43, 3.48, 4) == [1.5, 2.0, 2.5, 3.0]
+
+
+def test_labels_of_accuracies_that_lie_close_together_have_room():
+    assert labels_width((0.0, 1.0), percent_tick) == 52.0
+    marks = tuple(Point(cost, accuracy, "", "found") for cost, accuracy in ((1.0, 0.9915), (2.0, 0.9945)))
+    svg = tradeoff_chart(TradeoffChart("t", "ms", (), marks, ()), width=340)
+    labels = [text for text in ElementTree.fromstring(svg).iter("text") if "%" in (text.text or "")]
+    assert max(len(label.text) for label in labels) == len("99.45 %")
+    assert all(float(label.get("x")) >= 6.0 * len(label.text) for label in labels)
 
 
 def test_the_front_holds_what_no_other_point_beats():

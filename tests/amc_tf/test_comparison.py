@@ -14,7 +14,7 @@ from amc_tf.comparison_page import (
     warnings,
 )
 from amc_tf.errors import RunFolderError
-from tests.amc_tf.test_report import HOSTILE, Page, make_summary, write_run
+from tests.amc_tf.test_report import HOSTILE, Page, make_summary, write_run, write_sparse_run
 
 HOST = {"kind": "host", "cpu": "fast", "num_runs": 50, "reference": "abc"}
 
@@ -135,6 +135,20 @@ def test_channels_stand_side_by_side_where_the_layers_are_the_same(tmp_path):
     assert chart.kinds == ("run1", "run2")
     assert chart.rows[1].kept == (summary()["channels"][1]["after"], 8)
     assert set(figures) == {"tradeoff", "channels"}
+
+
+def test_weights_that_are_zero_are_told_apart_from_removed_channels(tmp_path):
+    sparse = [write_sparse_run(tmp_path / name) for name in ("x", "y")]
+    mixed = read_comparison([*sparse, write_run(tmp_path / "z", summary(), [])])
+    assert (
+        "1 x, 2 y: single weights were set to zero, and MACs and parameters count what is not zero"
+        in " ".join(warnings(mixed))
+    )
+    figures = comparison_figures(mixed)
+    assert figures["channels"].title == "Weights of each layer"
+    assert figures["channels"].chart.what == "weights"
+    assert [row.kept for row in figures["channels"].chart.rows] == [(300, 300), (900, 900), (4000, 4000)]
+    assert warnings(read_comparison(sparse)) == []
 
 
 def test_only_settings_that_differ_are_listed(tmp_path):

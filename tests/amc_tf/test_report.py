@@ -11,15 +11,16 @@ import pytest
 
 from amc_tf.errors import MeasurementError, RunFolderError
 from amc_tf.figures import make_figures
+from amc_tf.page import unbroken
 from amc_tf.report import headline, make_report, use_measured
-from amc_tf.run_record import read_run
+from amc_tf.run_record import networks_of, read_run
 
 WIDTHS = (32, 64, 128, 128, 256, 256, 512, 512, 512, 512, 512, 512, 1024)
 HOSTILE = '<script>alert("x")</script>&<img src=http://evil.example/x>'
 
 
 def result(top1, macs, params, latency):
-    spread = {"median": latency, "p5": latency * 0.96, "p95": latency * 1.11}
+    spread = latency and {"median": latency, "p5": latency * 0.96, "p95": latency * 1.11}
     return {
         "top1": top1,
         "top5": min(1.0, top1 + 0.013),
@@ -198,11 +199,100 @@ def test_the_run_can_be_repeated(tmp_path):
         in text
     )
     assert "tensorflow 2.21.0" in text
-    assert "search.agent.hidden_units 300, 300" in text
+    assert "Settings: search.agent hidden_units 300, 300 Settings: finetune epochs 10" in text
     assert (
         "amc-tf compress my.keras"
         in report(tmp_path / "b", {**make_summary(), "command": ["amc-tf", "compress", "my.keras"]}).text
     )
+
+
+def test_a_whisker_far_beyond_all_bars_is_cut_and_said_to_be(tmp_path):
+    summary = make_summary()
+    summary["uniform"]["latency_ms"]["p95"] = 50.0
+    del summary["uniform_finetuned"]
+    figure = make_figures(read_run(write_run(tmp_path / "far", summary)))["latency"]
+    assert figure.chart.end == pytest.approx(1.8 * 3.42)
+    assert "Those that end in an arrow go on beyond the chart." in figure.note
+    assert figure.wide.count("l6 5l-6 5") == 1
+    near = make_figures(read_run(write_run(tmp_path / "near")))["latency"]
+    assert near.chart.end == pytest.approx(3.42 * 1.11)
+    assert "arrow" not in near.note and "l6 5l-6 5" not in near.wide
+
+
+def test_a_number_its_unit_and_the_arrow_behind_them_stay_on_one_line():
+    assert unbroken("215 k → 86.1 k, 0.7 ms") == "215\u00a0k\u00a0→ 86.1\u00a0k, 0.7\u00a0ms"
+
+
+def test_the_command_breaks_between_words_only(tmp_path):
+    page = report(tmp_path, {**make_summary(), "command": ["amc-tf", "compress", "a b.keras", "--seed", "1"]})
+    assert "<span>--seed</span> <span>1</span></pre>" in (tmp_path / "report.html").read_text()
+    assert "amc-tf compress 'a b.keras' --seed 1" in page.text
+
+
+def test_nothing_is_called_fine_tuned_that_was_not(tmp_path):
+    summary = make_summary()
+    summary["settings"]["finetune"]["epochs"] = 0
+    page = report(tmp_path, summary)
+    assert "ine-tuned" not in page.text.replace("not fine-tuned", "")
+    assert "reaches 97.2 % top-1; the found plan 98.3 % (+1.1 points)." in page.text
+    names = [name for _, name, *_ in networks_of(summary)]
+    assert names == ["Original", "Uniform", "Found plan", "Original, int8", "Found plan, int8"]
+
+
+LAYERS = (
+    ("conv1", 864, 300, 432, 500),
+    ("conv_pw_1", 2048, 900, 1024, 800),
+    ("classes", 10_240, 4000, 5120, 4300),
+)
+
+
+def sparse_summary():
+    """A summary of single weights set to zero, from Python, without a meter."""
+    names = "baseline uniform threshold pruned finetuned finetuned_dense".split()
+    summary = {
+        "pruning": "weights",
+        "model": "demo",
+        "data": "digits",
+        **{name: result(0.97, 20_000_000, 5200, None) for name in names},
+        "budget": {"kind": "params", "value": 0.4, "limit": 5300, "unit": "parameters"},
+        "settings": {"search": {"episodes": 20, "seed": 7}, "finetune": {"epochs": 10}},
+        "layers": [
+            dict(zip(("layer", "weights", "kept", "uniform", "threshold"), layer, strict=True))
+            for layer in LAYERS
+        ],
+    }
+    summary["baseline"] = result(0.986, 46_300_000, 13_000, None)
+    for name in names:
+        summary[name] |= {"latency_ms": None, "bytes": 4000, "deflated_bytes": 21_500}
+    return summary
+
+
+def write_sparse_run(folder):
+    """Writes a run folder as `sparsify` leaves it."""
+    write_run(folder, sparse_summary(), make_episodes(20))
+    kept = {layer: {"num_weights": weights, "kept": kept} for layer, weights, kept, *_ in LAYERS}
+    (folder / "plan.json").write_text(json.dumps({"format": "amc-tf sparsity plan 1", "layers": kept}))
+    return folder
+
+
+def test_single_weights_set_to_zero_have_a_report_of_their_own_words(tmp_path):
+    page = Page(make_report(write_sparse_run(tmp_path)))
+    assert (
+        "demo keeps 40 % of its parameters: 13.0 k → 5.20 k, 73.0 kB → 41.8 kB, top-1 97.0 % (−1.6 points)."
+    ) in page.text.replace("\u00a0", " ").replace("top‑1", "top-1")
+    assert "Weights of each layer" in page.text and "weights kept" in page.text
+    assert "hannels" not in page.text
+    assert "10240 → 4000" in page.text
+    assert "One threshold" in page.text and "Found plan, stored densely" in page.text
+    assert "Deflated" in page.text and "21.5 kB" in page.text.replace("\u00a0", " ")
+    assert "amc-tf sparsify demo --data digits --budget params=0.4" in page.text
+
+
+def test_a_plan_of_the_other_kind_is_no_plan_of_the_run(tmp_path):
+    write_sparse_run(tmp_path)
+    (tmp_path / "plan.json").write_text(json.dumps({"groups": {}}))
+    with pytest.raises(RunFolderError, match="is no pruning plan: each layer needs 'kept' and 'num_weights'"):
+        make_report(tmp_path)
 
 
 def test_the_page_loads_nothing(tmp_path):

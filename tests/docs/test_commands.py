@@ -72,6 +72,29 @@ def test_commands_stand_in_blocks_of_a_shell_only(page) -> None:
     assert indented + re.findall(r"^amc-tf .*$", "\n".join(others), re.MULTILINE) == []
 
 
+# What the pages let other programs do: Make's targets are looked up, the others are Google's and Ray's.
+OTHER_PROGRAMS = ("make ", "adb ", "ray start ", "export TF_CONFIG=")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
+def test_other_programs_are_few_and_targets_of_make_exist(page) -> None:
+    shells = [block.text.replace("\\\n", " ") for block in blocks(page) if block.language == "sh"]
+    lines = [line for text in shells for line in text.splitlines() if line and line[0] != "#"]
+    assert [line for line in lines if not line.startswith(("amc-tf ", *OTHER_PROGRAMS))] == []
+    named = re.findall(
+        r"(?:^|`)make (?:PYTHON=\S+ )?([\w-]+)", page.read_text(encoding="utf-8"), re.MULTILINE
+    )
+    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    assert sorted(set(named) - set(targets)) == []
+
+
+def test_make_demo_runs_the_command_that_the_pages_show() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert "\ndemo: $(VENV)/installed\n\t$(BIN)/amc-tf demo --out runs/demo --overwrite\n" in makefile
+    shown = ("amc-tf", "demo", "--out", "runs/demo")
+    assert shown in [command.words for command in commands(ROOT / "docs" / "commands" / "demo.md")]
+
+
 def test_every_verb_has_a_page_that_shows_it() -> None:
     """Its options are added to the page when the site is built."""
     lacking = []

@@ -5,29 +5,15 @@ from __future__ import annotations
 import doctest
 import importlib.util
 import re
-import shutil
 from pathlib import Path
 
-import keras
 import pytest
-from PIL import Image
 
 import amc_tf
-from amc_tf.cli import main, parse
-from amc_tf.device import host_meter
-from tests.fake_times import FakePhone
-from tests.markdown import PAGES, PHONE_MARK, ROOT, Command, blocks, commands, page_name
-from tests.trained import make_classifier, make_data
+from amc_tf.cli import main
+from tests.docs.in_small import SMALL_SEARCH, FakeHost, runs_elsewhere, small
+from tests.markdown import PAGES, PHONE_MARK, ROOT, blocks, commands, page_name
 
-SMALL = {
-    "episodes": ("--episodes=4", "--warmup-episodes=2"),
-    "num_search_images": ("--search-images=100",),
-    "num_calibration_images": ("--calibration-images=60",),
-    "num_finalists": ("--finalists=1",),
-    "networks": ("--networks=3",),
-    "top": ("--top=2",),
-    "round_to": ("--round-to=4",),
-}
 RUNNABLE = [page for page in PAGES if any(not command.needs_phone for command in commands(page))]
 WITH_PYTHON = [page for page in PAGES if any(block.language == "python" for block in blocks(page))]
 WITH_DOCTESTS = [page for page in PAGES if any(block.language == "pycon" for block in blocks(page))]
@@ -41,92 +27,16 @@ MODULES_WITH_DOCTESTS = sorted(
 pytestmark = pytest.mark.slow
 
 
-class FakeHost(FakePhone):
-    """A host meter of scripted times: what is run is the command, not the clock."""
-
-    def __init__(self, *args: object, **options: object) -> None:
-        super().__init__("host")
-
-
-def small(*words_given: str) -> list[str]:
-    """Returns the words of a command, without "amc-tf", with options that let it end in seconds."""
-    args, words = parse(words_given), list(words_given)
-    for name, options in SMALL.items():
-        if getattr(args, name, None) is not None:
-            words += options
-    if hasattr(args, "finetune_epochs"):
-        words.append("--epochs=1" if words[0] == "finetune" else "--finetune-epochs=0")
-    if hasattr(args, "overwrite") and not getattr(args, "resume", False):
-        words.append("--overwrite")
-    return words
-
-
-@pytest.fixture(scope="session")
-def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the files that the pages speak of; the model takes images of 8x8 pixels."""
-    folder = tmp_path_factory.mktemp("docs")
-    for name in ("model.keras", "slim.keras"):
-        make_classifier(keras).save(folder / name)
-    keras.applications.MobileNet(weights=None).save(folder / "mobilenet.keras")
-    for part, data in (("train", make_data(240, 0)), ("val", make_data(100, 1))):
-        for index, (image, label) in enumerate(zip(data.images, data.labels, strict=True)):
-            path = folder / "photos" / part / str(label) / f"{index}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(image).save(path)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def workplace(files: Path) -> Path:
-    """The same with what other commands have made: networks, a run, a table."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(files)
-        patch.setattr(host_meter, "HostMeter", FakeHost)
-        run("convert", "model.keras", "--out", "model.tflite", "--overwrite")
-        shutil.copy("model.tflite", "slim.tflite")
-        run(
-            "table",
-            "build",
-            "model.keras",
-            "--networks=3",
-            "--out",
-            "phone.json",
-            "--meter",
-            "host",
-            "--overwrite",
-        )
-        compress = "compress model.keras --data photos/ --budget macs=0.5 --meter none --out".split()
-        for out in ("runs/photos", "runs/table"):
-            run(*small(*compress, out))
-    return files
-
-
-def run(*words: str) -> None:
-    assert main(words) == 0, " ".join(words)
-
-
-@pytest.fixture
-def at_work(workplace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the workplace as the working folder."""
-    folder = tmp_path / "work"
-    shutil.copytree(workplace, folder)
-    monkeypatch.chdir(folder)
-    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data home"))
-    monkeypatch.setattr(host_meter, "HostMeter", FakeHost)
-    return folder
-
-
-def runs_elsewhere(command: Command, page: Path) -> bool:
-    """Whether the page of the command itself has the same line."""
-    own = ROOT / "docs" / "commands" / f"{command.words[1]}.md"
-    return page != own and own.is_file() and command in commands(own)
+def write_titled(page: Path, folder: Path) -> None:
+    """Writes the blocks whose title is the name of a file."""
+    for block in blocks(page):
+        if block.title:
+            (folder / block.title).write_text(block.text)
 
 
 @pytest.mark.parametrize("page", RUNNABLE, ids=page_name)
 def test_the_commands_of_a_page_run_one_after_the_other(page, at_work, capsys):
-    for block in blocks(page):
-        if block.title:
-            (at_work / block.title).write_text(block.text)
+    write_titled(page, at_work)
     for command in commands(page):
         if command.needs_phone or runs_elsewhere(command, page):
             continue
@@ -144,8 +54,6 @@ def test_the_commands_of_a_page_run_one_after_the_other(page, at_work, capsys):
 
 @pytest.mark.parametrize("page", WITH_PYTHON, ids=page_name)
 def test_the_python_of_a_page_runs(page, at_work, monkeypatch):
-    settings = "settings=amc_tf.SearchSettings(episodes=4, warmup_episodes=2, round_to=4), "
-    settings += "finetuning=amc_tf.FinetuneSettings(epochs=0), "
     monkeypatch.setattr(amc_tf, "HostMeter", FakeHost)
     for block in blocks(page):
         if block.language != "python":
@@ -154,7 +62,7 @@ def test_the_python_of_a_page_runs(page, at_work, monkeypatch):
         if block.text.startswith(PHONE_MARK):
             continue
         if "amc_tf.compress(" in block.text:
-            text, number = re.subn(r"(budget=amc_tf\.Budget)", settings + r"\1", block.text)
+            text, number = re.subn(r"(budget=amc_tf\.Budget)", SMALL_SEARCH + r"\1", block.text)
             assert number == 1
             code = compile(text, page_name(page), "exec")
         exec(code, {"__name__": "example"})  # noqa: S102, the page's own text
@@ -163,6 +71,7 @@ def test_the_python_of_a_page_runs(page, at_work, monkeypatch):
 @pytest.mark.parametrize("page", WITH_DOCTESTS, ids=page_name)
 def test_the_examples_of_a_page_give_what_they_show(page, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
+    write_titled(page, tmp_path)
     check("\n".join(block.text for block in blocks(page) if block.language == "pycon"), page)
 
 

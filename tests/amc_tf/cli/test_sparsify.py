@@ -16,15 +16,14 @@ def test_a_run_ends_with_a_table_and_its_files(amc, tmp_path):
     assert (outcome.code, outcome.err) == (0, "")
     lines = outcome.out.splitlines()
     assert lines[0].split() == ["top-1", "weights", "MACs", "file", "deflated"]
-    assert [line[:25].rstrip() for line in lines[1:7]] == [
+    assert [line[:26].rstrip() for line in lines[1:6]] == [
         "Original",
         "Uniform",
         "One threshold",
         "Found plan",
-        "Found plan, fine-tuned",
-        "the same, stored densely",
+        "Found plan, stored densely",
     ]
-    assert lines[-1] == f"In {tmp_path / 'x'}: model.keras, model_float32.tflite, plan.json, summary.json"
+    assert lines[-1] == f"Report: {tmp_path / 'x' / 'report.html'}"
     assert set(SparsityPlan.load(tmp_path / "x" / "plan.json").kept) == {
         "first",
         "pointwise",
@@ -37,9 +36,10 @@ def test_a_run_ends_with_a_table_and_its_files(amc, tmp_path):
     small = amc(*WORDS, "--out", tmp_path / "y", "--budget=params=0.1")
     assert small.code == 1
     assert "give at least params=0.2" in small.err
-    report = amc("report", tmp_path / "x")
-    assert report.code == 1
-    assert "plan.json is no pruning plan" in report.err
+    written = (tmp_path / "x" / "report.html").read_text()
+    assert "Weights of each layer" in written
+    assert amc("report", tmp_path / "x").out == f"{tmp_path / 'x' / 'report.html'}\n"
+    assert (tmp_path / "x" / "report.html").read_text() == written
 
 
 @pytest.mark.slow
