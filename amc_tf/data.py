@@ -190,12 +190,16 @@ def _load_function(module_name: str, function_name: str) -> tuple[ImageData, Ima
     name = f"{module_name}:{function_name}"
     with _working_folder_importable():
         try:
-            module = importlib.import_module(module_name)
+            with contextlib.redirect_stdout(sys.stderr):
+                module = importlib.import_module(module_name)
         except ImportError as error:
             raise DataError(
                 f"The module of {name} cannot be imported ({error}): start in the folder that holds it, or "
                 f"give {_EXPECTED_SOURCES}."
             ) from error
+        # Whatever the user's module or function raises is reported in one sentence; --debug shows the rest.
+        except Exception as error:
+            raise DataError(f"The module of {name} failed with {type(error).__name__}: {error}") from error
         function = getattr(module, function_name, None)
         if not callable(function):
             known = [key for key, value in vars(module).items() if callable(value) and key[0] != "_"]
@@ -207,7 +211,6 @@ def _load_function(module_name: str, function_name: str) -> tuple[ImageData, Ima
                 result = function()
         except AmcError:
             raise
-        # Whatever the user's function raises is reported in one sentence; --debug shows the rest.
         except Exception as error:
             raise DataError(f"{name} failed with {type(error).__name__}: {error}") from error
     if not isinstance(result, (tuple, list)) or len(result) != 2:
