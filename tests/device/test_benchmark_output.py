@@ -1,5 +1,6 @@
 """Results of the benchmark tool: every sample file, every generation of its text, its result file, damage."""
 
+import dataclasses
 import re
 import struct
 
@@ -233,6 +234,42 @@ def test_a_damaged_result_file_is_refused(data: bytes, words: str) -> None:
     assert data != PROTO
     with pytest.raises(MeasurementError, match=words):
         parse_result_proto(data)
+
+
+def without(field: int) -> bytes:
+    """Returns the result file without one of its latencies, each of which takes five bytes."""
+    start = 2 + 5 * (field - 1)
+    return b"\x12\x2d" + PROTO[2:start] + PROTO[start + 5 :]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [*map(without, (1, 2, 3, 4)), PROTO.replace(b"\x22\x0e", b"\x22\x0c").replace(b"\x10\x35", b"")],
+    ids="average min max deviation runs".split(),
+)
+def test_a_result_file_that_lacks_a_number_is_refused(data: bytes) -> None:
+    with pytest.raises(MeasurementError, match="^The benchmark's result file lacks its average, extremes"):
+        parse_result_proto(data)
+
+
+def test_numbers_that_a_result_file_need_not_have_are_none() -> None:
+    assert parse_result_proto(PROTO[:52] + PROTO[62:]) == dataclasses.replace(
+        parse_result_proto(PROTO), memory=None
+    )
+    optional = ("median_ms", "p5_ms", "p95_ms", "init_ms", "first_ms", "warmup_mean_ms")
+    for field, name in enumerate(optional, start=5):
+        assert parse_result_proto(without(field)) == dataclasses.replace(
+            parse_result_proto(PROTO), **{name: None}
+        )
+
+
+def test_whole_numbers_have_64_bits_in_ten_bytes_at_most() -> None:
+    longest = bytes([0x80] * 8 + [0x7E])  # whose bits above the 64th count for nothing
+    runs = PROTO.replace(b"\x22\x0e\x0d", b"\x22\x17\x0d").replace(b"\x10\x35", b"\x10\xb5" + longest)
+    tag = PROTO.replace(b"\x22\x0e\x0d", b"\x22\x17\x0d").replace(b"\x10\x35", b"\x90" + longest + b"\x35")
+    assert parse_result_proto(runs) == parse_result_proto(tag) == parse_result_proto(PROTO)
+    with pytest.raises(MeasurementError, match="cut off in the middle of a number"):
+        parse_result_proto(PROTO + b"\x38" + b"\xff" * 10 + b"\x01")
 
 
 def test_fields_that_a_later_version_adds_to_the_result_file_are_skipped() -> None:
