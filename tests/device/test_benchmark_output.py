@@ -263,6 +263,26 @@ def test_numbers_that_a_result_file_need_not_have_are_none() -> None:
         )
 
 
+@pytest.mark.parametrize(
+    ("memory", "expected"),
+    [
+        (PROTO[54:58], Memory(43076 / 1024, None)),
+        (PROTO[58:62], Memory(None, 44996 / 1024)),
+        (b"\x1d" + struct.pack("<f", 1.5), Memory(None, None, 1.5)),
+    ],
+    ids="init overall peak".split(),
+)
+def test_each_part_of_the_memory_may_stand_alone(memory: bytes, expected: Memory) -> None:
+    data = PROTO[:52] + b"\x1a" + bytes([len(memory)]) + memory + PROTO[62:]
+    assert parse_result_proto(data).memory == expected
+
+
+def test_whole_numbers_may_be_negative_and_are_refused_then() -> None:
+    memory = b"\x08" + b"\xff" * 9 + b"\x01"  # init_footprint_kb: -1
+    with pytest.raises(MeasurementError, match="negative"):
+        parse_result_proto(PROTO[:52] + b"\x1a\x0b" + memory + PROTO[62:])
+
+
 def test_whole_numbers_have_64_bits_in_ten_bytes_at_most() -> None:
     longest = bytes([0x80] * 8 + [0x7E])  # whose bits above the 64th count for nothing
     runs = PROTO.replace(b"\x22\x0e\x0d", b"\x22\x17\x0d").replace(b"\x10\x35", b"\x10\xb5" + longest)

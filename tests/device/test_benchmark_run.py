@@ -158,6 +158,11 @@ def test_settings_outside_their_range_are_refused(changes: dict[str, object], wo
         dataclasses.replace(RunSettings(), **changes)  # type: ignore[arg-type]
 
 
+def test_the_least_that_a_run_may_do_is_accepted() -> None:
+    least = RunSettings(num_threads=1, num_runs=1, warmup_runs=0, warmup_seconds=0, max_seconds=1.0)
+    assert least.max_seconds == least.min_seconds
+
+
 def test_the_timeout_covers_warm_up_and_timed_runs() -> None:
     assert RunSettings().timeout_s == 360.0
     assert RunSettings(max_seconds=10).timeout_s == 80.0
