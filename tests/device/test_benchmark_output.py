@@ -186,6 +186,26 @@ def test_equal_runs_are_printed_without_average_and_read_with_it() -> None:
     assert (result.num_runs, result.first_ms) == (50, 0.009)
 
 
+def test_one_run_counts_and_so_does_one_too_fast_for_the_clock() -> None:
+    result = parse_output("Running benchmark for\ncount=1 curr=9\nRunning benchmark for\ncount=1 curr=0\n")
+    assert (result.num_runs, result.mean_ms, result.min_ms, result.max_ms) == (1, 0.0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize("line", ["count=50 first=9 curr=8 min=7", "count=50 curr=8 max=9 avg=8", "curr=8"])
+def test_a_line_of_statistics_that_lost_some_is_no_result(line: str) -> None:
+    with pytest.raises(MeasurementError, match="no result"):
+        parse_output(f"Running benchmark for\ncount=1 curr=9\nRunning benchmark for\n{line}\n")
+
+
+def test_a_tool_that_announces_the_timed_runs_alone_has_no_warm_up() -> None:
+    whole = "Running benchmark for\ncount=50 first=9 curr=8 min=7 max=9 avg=8 std=1\n"
+    result = parse_output(whole + "Average inference timings in us: Warmup: 0, Init: 2101, no stats: 8\n")
+    assert (result.num_runs, result.mean_ms, result.init_ms) == (50, 0.008, 2.101)
+    assert (result.first_ms, result.warmup_mean_ms) == (None, None)
+    with pytest.raises(MeasurementError, match="no result"):
+        parse_output(whole)
+
+
 def test_line_ends_of_a_terminal_change_nothing() -> None:
     assert parse_output(output("default").replace("\n", "\r\n")) == parse_output(output("default"))
 
@@ -212,6 +232,15 @@ def test_statistics_of_the_profile_do_not_pass_for_the_timed_runs() -> None:
 def test_times_that_contradict_each_other_are_refused() -> None:
     with pytest.raises(MeasurementError, match="contradict each other"):
         parse_output(output("default").replace("max=44479 avg=25092.5", "max=14479 avg=25092.5"))
+
+
+def test_a_mean_may_be_rounded_beyond_the_extremes_but_not_far() -> None:
+    result = BenchmarkResult(10.0, 9.0, 10.0, 0.1, None, None, None, 5)
+    assert dataclasses.replace(result, mean_ms=10.0005).mean_ms == 10.0005
+    assert dataclasses.replace(result, mean_ms=8.9995).mean_ms == 8.9995
+    for mean_ms in (10.005, 8.995):
+        with pytest.raises(MeasurementError, match="contradict each other"):
+            dataclasses.replace(result, mean_ms=mean_ms)
 
 
 @pytest.mark.parametrize(
@@ -303,6 +332,10 @@ def test_words_of_the_tool_are_its_error_lines_printable_and_short() -> None:
     assert tool_words("one\n\n=====\n") == "one"
     assert tool_words("") == "nothing"
     assert len(tool_words("ERROR: " + "x" * 1000)) == 300
+    assert tool_words("ERROR: " + "x" * 300) == "x" * 300
+    assert tool_words("cannot go on\nFATAL: no file X.") == "FATAL: no file X"
+    assert tool_words("cannot go on\nF0000 00:00 check") == "F0000 00:00 check"
+    assert tool_words("\n".join(f"ERROR: {number}" for number in range(6))) == "2; 3; 4; 5"
 
 
 TEXTS = [*(output(run) for run in GOOD), *(text(f"pixel1/{log}.txt") for log in PIXEL1)]
