@@ -7,6 +7,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 PACKAGES := amc_tf device models
 VERSIONS ?= 3.10 3.13
+SEED ?= $(shell date +%s)
 FUZZ_VENV ?= .venv-fuzz
 FUZZ_SECONDS ?= 60
 FUZZ_READERS ?= plan table bundle store tflite benchmark_output benchmark_result benchmark_profile \
@@ -49,12 +50,12 @@ test: lint type unit
 
 test-all: lint type unit-all
 
-# In another order each time; pytest prints the seed, which repeats it: --random-order-seed=SEED.
+# In another order each time; make prints the seed with the command, and `make test SEED=...` repeats it.
 unit: $(VENV)/installed-dev
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile --random-order
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --random-order --random-order-seed=$(SEED)
 
 unit-all: $(VENV)/installed-dev
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile --random-order -m ""
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --random-order --random-order-seed=$(SEED) -m ""
 
 # Pythons that are not there are left out. pyenv shows one of its versions only, unless it is told.
 test-versions: export PYENV_VERSION = $(shell pyenv versions --bare 2>/dev/null | paste -sd:)
