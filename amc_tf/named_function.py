@@ -41,7 +41,8 @@ def find_function(name: str, *, error: type[AmcError], expected: str = "") -> Ca
     module_name, function_name = match.groups()
     with _working_folder_importable():
         try:
-            module = importlib.import_module(module_name)
+            with contextlib.redirect_stdout(sys.stderr):
+                module = importlib.import_module(module_name)
         except ImportError as reason:
             advice = f"start in the folder that holds it{f', or give {expected}' if expected else ''}"
             raise error(f"The module of {name} cannot be imported ({reason}): {advice}.") from reason

@@ -73,7 +73,7 @@ def test_a_budget_is_read_from_text(text, budget):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "macs", "macs=", "macs=a", "speed=0.5", "macs=5ms", "latency=5M", "macs=1.2.3"]
+    "text", ["", "macs", "macs=", "macs=a", "speed=0.5", "macs=5ms", "latency=5M", "macs=1.2.3", "macs=."]
 )
 def test_text_that_is_no_budget_is_answered_with_examples(text):
     with pytest.raises(
@@ -101,6 +101,14 @@ def test_exactly_one_kind_must_be_given():
 def test_a_budget_that_the_original_meets_leaves_nothing_to_compress(budget):
     with pytest.raises(BudgetError, match="there is nothing to compress; give a ratio below 1"):
         budget.resolve(COST, latency_ms=8.0)
+
+
+def test_milliseconds_are_told_with_three_decimals_and_operations_whole():
+    words = "latency=9 allows 9.000 ms, but the original has only 8.000 ms: there is nothing to compress"
+    with pytest.raises(BudgetError, match=words):
+        Budget(latency=9).resolve(COST, latency_ms=8.0)
+    with pytest.raises(BudgetError, match="allows 1,000 MACs, but the original has only 1,000 MACs"):
+        Budget(macs=1.0).resolve(COST)
 
 
 def test_a_latency_budget_asks_for_the_measured_original():
@@ -139,6 +147,21 @@ def test_an_impossible_budget_names_the_smallest_possible_one(graph):
     assert float(found[2]) == pytest.approx(smallest / graph.count().macs, abs=1e-4)
     named = Budget(macs=float(found[2])).resolve(graph.count())
     assert WidthBounds(graph, named, round_to=8).bound_all([1.0] * 4)
+
+
+class Constant:
+    def __init__(self, latency_ms):
+        self.latency_ms = latency_ms
+
+    def predict(self, widths):
+        return self.latency_ms
+
+
+def test_the_smallest_possible_latency_is_named_as_a_ratio_rounded_up(graph):
+    limit = Limit(Budget(latency=0.4), 0.8, 2.0)
+    for latency_ms, words in ((1.0, "has 1.000 ms; give at least latency=0.5 "), (1.0001, "latency=0.5001 ")):
+        with pytest.raises(BudgetError, match=words):
+            WidthBounds(graph, limit, predictor=Constant(latency_ms))
 
 
 def test_a_latency_limit_needs_a_predictor(graph):
@@ -217,13 +240,7 @@ def test_a_ratio_takes_the_nearest_allowed_width_and_the_smaller_of_two(graph):
 
 
 def test_a_prediction_that_rises_above_the_limit_during_a_search_gives_the_smallest_widths(graph):
-    class Predictor:
-        latency_ms = 1.0
-
-        def predict(self, widths):
-            return self.latency_ms
-
-    predictor = Predictor()
+    predictor = Constant(1.0)
     limit = Limit(Budget(latency=0.5), 1.0, 2.0)
     bounds = WidthBounds(graph, limit, predictor=predictor)
     assert bounds.bound_all([1.0] * 4) == bounds.full

@@ -142,6 +142,24 @@ def test_a_function_of_a_module_in_the_working_folder_is_called(
         load_data("my_photos_for_test:load")
 
 
+@pytest.mark.parametrize(
+    ("code", "words"), [("1 / 0", "ZeroDivisionError: division by zero"), ("def load(", "SyntaxError: ")]
+)
+def test_a_module_that_fails_while_it_is_imported_is_named(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    code: str,
+    words: str,
+) -> None:
+    name = f"photos_that_fail_{words[:6].lower()}"
+    (tmp_path / f"{name}.py").write_text(f"{'print(1)' if '/' in code else ''}\n{code}\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match=f"The module of {name}:load failed with {words}"):
+        load_data(f"{name}:load")
+    assert capsys.readouterr().out == ""
+
+
 def test_sources_that_do_not_exist_are_refused() -> None:
     with pytest.raises(DataError, match="'mnist': expected digits, cifar10, cifar100, a folder"):
         load_data("mnist")

@@ -1,5 +1,6 @@
 """Results of the benchmark tool: every sample file, every generation of its text, its result file, damage."""
 
+import dataclasses
 import re
 import struct
 
@@ -185,6 +186,26 @@ def test_equal_runs_are_printed_without_average_and_read_with_it() -> None:
     assert (result.num_runs, result.first_ms) == (50, 0.009)
 
 
+def test_one_run_counts_and_so_does_one_too_fast_for_the_clock() -> None:
+    result = parse_output("Running benchmark for\ncount=1 curr=9\nRunning benchmark for\ncount=1 curr=0\n")
+    assert (result.num_runs, result.mean_ms, result.min_ms, result.max_ms) == (1, 0.0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize("line", ["count=50 first=9 curr=8 min=7", "count=50 curr=8 max=9 avg=8", "curr=8"])
+def test_a_line_of_statistics_that_lost_some_is_no_result(line: str) -> None:
+    with pytest.raises(MeasurementError, match="no result"):
+        parse_output(f"Running benchmark for\ncount=1 curr=9\nRunning benchmark for\n{line}\n")
+
+
+def test_a_tool_that_announces_the_timed_runs_alone_has_no_warm_up() -> None:
+    whole = "Running benchmark for\ncount=50 first=9 curr=8 min=7 max=9 avg=8 std=1\n"
+    result = parse_output(whole + "Average inference timings in us: Warmup: 0, Init: 2101, no stats: 8\n")
+    assert (result.num_runs, result.mean_ms, result.init_ms) == (50, 0.008, 2.101)
+    assert (result.first_ms, result.warmup_mean_ms) == (None, None)
+    with pytest.raises(MeasurementError, match="no result"):
+        parse_output(whole)
+
+
 def test_line_ends_of_a_terminal_change_nothing() -> None:
     assert parse_output(output("default").replace("\n", "\r\n")) == parse_output(output("default"))
 
@@ -213,6 +234,15 @@ def test_times_that_contradict_each_other_are_refused() -> None:
         parse_output(output("default").replace("max=44479 avg=25092.5", "max=14479 avg=25092.5"))
 
 
+def test_a_mean_may_be_rounded_beyond_the_extremes_but_not_far() -> None:
+    result = BenchmarkResult(10.0, 9.0, 10.0, 0.1, None, None, None, 5)
+    assert dataclasses.replace(result, mean_ms=10.0005).mean_ms == 10.0005
+    assert dataclasses.replace(result, mean_ms=8.9995).mean_ms == 8.9995
+    for mean_ms in (10.005, 8.995):
+        with pytest.raises(MeasurementError, match="contradict each other"):
+            dataclasses.replace(result, mean_ms=mean_ms)
+
+
 @pytest.mark.parametrize(
     ("data", "words"),
     [
@@ -235,6 +265,62 @@ def test_a_damaged_result_file_is_refused(data: bytes, words: str) -> None:
         parse_result_proto(data)
 
 
+def without(field: int) -> bytes:
+    """Returns the result file without one of its latencies, each of which takes five bytes."""
+    start = 2 + 5 * (field - 1)
+    return b"\x12\x2d" + PROTO[2:start] + PROTO[start + 5 :]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [*map(without, (1, 2, 3, 4)), PROTO.replace(b"\x22\x0e", b"\x22\x0c").replace(b"\x10\x35", b"")],
+    ids="average min max deviation runs".split(),
+)
+def test_a_result_file_that_lacks_a_number_is_refused(data: bytes) -> None:
+    with pytest.raises(MeasurementError, match="^The benchmark's result file lacks its average, extremes"):
+        parse_result_proto(data)
+
+
+def test_numbers_that_a_result_file_need_not_have_are_none() -> None:
+    assert parse_result_proto(PROTO[:52] + PROTO[62:]) == dataclasses.replace(
+        parse_result_proto(PROTO), memory=None
+    )
+    optional = ("median_ms", "p5_ms", "p95_ms", "init_ms", "first_ms", "warmup_mean_ms")
+    for field, name in enumerate(optional, start=5):
+        assert parse_result_proto(without(field)) == dataclasses.replace(
+            parse_result_proto(PROTO), **{name: None}
+        )
+
+
+@pytest.mark.parametrize(
+    ("memory", "expected"),
+    [
+        (PROTO[54:58], Memory(43076 / 1024, None)),
+        (PROTO[58:62], Memory(None, 44996 / 1024)),
+        (b"\x1d" + struct.pack("<f", 1.5), Memory(None, None, 1.5)),
+    ],
+    ids="init overall peak".split(),
+)
+def test_each_part_of_the_memory_may_stand_alone(memory: bytes, expected: Memory) -> None:
+    data = PROTO[:52] + b"\x1a" + bytes([len(memory)]) + memory + PROTO[62:]
+    assert parse_result_proto(data).memory == expected
+
+
+def test_whole_numbers_may_be_negative_and_are_refused_then() -> None:
+    memory = b"\x08" + b"\xff" * 9 + b"\x01"  # init_footprint_kb: -1
+    with pytest.raises(MeasurementError, match="negative"):
+        parse_result_proto(PROTO[:52] + b"\x1a\x0b" + memory + PROTO[62:])
+
+
+def test_whole_numbers_have_64_bits_in_ten_bytes_at_most() -> None:
+    longest = bytes([0x80] * 8 + [0x7E])  # whose bits above the 64th count for nothing
+    runs = PROTO.replace(b"\x22\x0e\x0d", b"\x22\x17\x0d").replace(b"\x10\x35", b"\x10\xb5" + longest)
+    tag = PROTO.replace(b"\x22\x0e\x0d", b"\x22\x17\x0d").replace(b"\x10\x35", b"\x90" + longest + b"\x35")
+    assert parse_result_proto(runs) == parse_result_proto(tag) == parse_result_proto(PROTO)
+    with pytest.raises(MeasurementError, match="cut off in the middle of a number"):
+        parse_result_proto(PROTO + b"\x38" + b"\xff" * 10 + b"\x01")
+
+
 def test_fields_that_a_later_version_adds_to_the_result_file_are_skipped() -> None:
     unknown = b"\x32\x03new" + b"\x38\x96\x01" + b"\x41" + bytes(8) + b"\x4d" + bytes(4)
     assert parse_result_proto(unknown + PROTO + unknown) == parse_result_proto(PROTO)
@@ -246,6 +332,10 @@ def test_words_of_the_tool_are_its_error_lines_printable_and_short() -> None:
     assert tool_words("one\n\n=====\n") == "one"
     assert tool_words("") == "nothing"
     assert len(tool_words("ERROR: " + "x" * 1000)) == 300
+    assert tool_words("ERROR: " + "x" * 300) == "x" * 300
+    assert tool_words("cannot go on\nFATAL: no file X.") == "FATAL: no file X"
+    assert tool_words("cannot go on\nF0000 00:00 check") == "F0000 00:00 check"
+    assert tool_words("\n".join(f"ERROR: {number}" for number in range(6))) == "2; 3; 4; 5"
 
 
 TEXTS = [*(output(run) for run in GOOD), *(text(f"pixel1/{log}.txt") for log in PIXEL1)]

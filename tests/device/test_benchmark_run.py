@@ -86,6 +86,11 @@ def test_the_defaults_are_spelled_out() -> None:
             RunSettings(delegate="gpu"),
             ["--use_gpu=true", "--use_cpu=false", "--require_full_delegation=true", "--gpu-precision=fp32"],
         ),
+        (
+            tool(COMPILED_MODEL_FLAGS + "gpu-precision"),
+            RunSettings(delegate="gpu", fp16=True),
+            ["--use_gpu=true", "--use_cpu=false", "--require_full_delegation=true", "--gpu-precision=fp16"],
+        ),
     ],
 )
 def test_each_dialect_is_asked_for_delegate_and_precision_in_its_own_flags(
@@ -115,6 +120,12 @@ def test_a_result_file_is_asked_for_where_the_binary_writes_one() -> None:
         (tool(COMMON), RunSettings(), False, "no --use_xnnpack, which delegate cpu needs"),
         (tool(COMMON + "use_xnnpack"), RunSettings(fp16=True), False, "no --xnnpack_force_fp16, which.*fp16"),
         (tool(COMMON + "use_xnnpack"), RunSettings(), True, "no --enable_op_profiling, which.*profiling"),
+        (
+            tool(COMMON + "use_xnnpack"),
+            RunSettings(fp16=True),
+            True,
+            "--enable_op_profiling, which delegate cpu with fp16 and profiling needs; use another setting",
+        ),
         (tool(COMMON), RunSettings(delegate="nnapi"), False, "no --use_nnapi, which delegate nnapi"),
         (tool(COMMON), RunSettings(delegate="gpu"), False, "no --use_gpu, --gpu_precision_loss_allowed"),
         (tool("use_gpu"), RunSettings(), False, "no --graph, --num_threads"),
@@ -145,6 +156,11 @@ def test_what_the_binary_lacks_is_named(
 def test_settings_outside_their_range_are_refused(changes: dict[str, object], words: str) -> None:
     with pytest.raises(SettingsError, match=words):
         dataclasses.replace(RunSettings(), **changes)  # type: ignore[arg-type]
+
+
+def test_the_least_that_a_run_may_do_is_accepted() -> None:
+    least = RunSettings(num_threads=1, num_runs=1, warmup_runs=0, warmup_seconds=0, max_seconds=1.0)
+    assert least.max_seconds == least.min_seconds
 
 
 def test_the_timeout_covers_warm_up_and_timed_runs() -> None:

@@ -1,7 +1,7 @@
 """Fuzzes one reader with atheris for a while: python -m tests.fuzz.run READER --seconds 60
 
 Goes on after a crash; prints one JSON document with the number of inputs and of different crashes. The first
-input of each crash is kept in build/fuzz. Exits with 1 if there was any.
+input of each crash is kept in build/fuzz, and so are slow inputs. Exits with 1 if there was any crash.
 """
 
 from __future__ import annotations
@@ -78,8 +78,14 @@ def main() -> None:
     for number, seed in enumerate(reader.make_seeds()):
         (corpus / f"seed{number}").write_bytes(seed)
     campaign = Campaign(args.reader, reader, args.seconds)
-    options = [sys.argv[0], f"-seed={args.seed}", "-max_len=65536", "-verbosity=0", "-rss_limit_mb=0"]
-    atheris.Setup([*options, str(corpus)], campaign.try_input)
+    options = [
+        f"-seed={args.seed}",
+        "-max_len=65536",
+        "-verbosity=0",
+        "-rss_limit_mb=0",
+        f"-artifact_prefix={FOLDER}{os.sep}{args.reader}-",  # inputs that are slow or exhaust memory
+    ]
+    atheris.Setup([sys.argv[0], *options, str(corpus)], campaign.try_input)
     atheris.Fuzz()
 
 
