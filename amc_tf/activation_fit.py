@@ -16,7 +16,6 @@ from amc_tf.calibration import add_ridge
 from amc_tf.masked_solve import solve_masked
 
 _NUM_ROUNDS = 8  # more changed the accuracy of a pruned Plain-20 by less than its noise
-_NUM_MASKED_STEPS = 6  # leave a thousandth of the residual in a ResNet-56
 
 Range = tuple[float, float]
 
@@ -101,7 +100,7 @@ class LeastSquares:
         if self._kept is None:
             return scipy.linalg.cho_solve(self._factor, missing)
         missing = np.where(self._kept, missing, 0.0)
-        return solve_masked(self._moments, missing, self._kept, num_steps=_NUM_MASKED_STEPS)
+        return solve_masked(self._moments, missing, self._kept)
 
     def outputs(self, kernel: NDArray[np.float64], constant: NDArray[np.float64]) -> Any:
         """Returns what the layer puts out, float32 [samples, outputs]."""

@@ -7,11 +7,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+# A twentieth of the residual is left then in a ResNet-56 with a fifth of its weights, and more steps do not
+# change its accuracy.
+NUM_STEPS = 6
 _TINY = np.finfo(np.float32).tiny
 
 
 def solve_masked(
-    matrix: NDArray[Any], right: NDArray[Any], mask: NDArray[np.bool_], *, num_steps: int
+    matrix: NDArray[Any], right: NDArray[Any], mask: NDArray[np.bool_], *, num_steps: int = NUM_STEPS
 ) -> NDArray[Any]:
     """Solves matrix_SS x_S = right_S for every column, S where its mask is True; x is 0 elsewhere.
 

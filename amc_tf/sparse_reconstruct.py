@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from amc_tf.calibration import Calibration, InputStatistics, add_ridge
 from amc_tf.errors import SettingsError
-from amc_tf.masked_solve import solve_masked
+from amc_tf.masked_solve import NUM_STEPS, solve_masked
 from amc_tf.network import NetworkFunction
 from amc_tf.reconstruct import shift_outputs
 from amc_tf.sparsity_plan import SparsityPlan
@@ -41,7 +41,7 @@ class SparseReconstructor:
         calibration: Calibration,
         *,
         ridge: float = 1e-2,
-        num_steps: int = 6,
+        num_steps: int = NUM_STEPS,
     ) -> None:
         if ridge <= 0 or num_steps < 1:
             raise SettingsError(
