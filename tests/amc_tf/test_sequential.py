@@ -268,6 +268,21 @@ def test_more_images_are_taken_in_where_feature_maps_are_smaller(monkeypatch):
         np.testing.assert_allclose(one, other, atol=1e-6)
 
 
+def test_a_layer_behind_smaller_maps_is_fitted_on_all_images(monkeypatch):
+    def body(hidden):
+        hidden = keras.layers.Conv2D(8, 3, strides=2, padding="same", name="half")(hidden)
+        return keras.layers.Conv2D(8, 3, padding="same", name="small")(hidden)
+
+    network, images = NetworkFunction(randomize(classifier(keras, body))), random_images(20)
+    plan = PruningPlan({"half": (0, 3, 5)}, {"half": 8})
+    whole = SequentialReconstructor(network, images)(plan)["small"]["kernel"]
+    few = SequentialReconstructor(network, images[:5])(plan)["small"]["kernel"]
+    monkeypatch.setattr(sequential, "_MAX_TENSOR_BYTES", 5 * 8 * 8 * 8 * 4)
+    found = SequentialReconstructor(network, images)(plan)["small"]["kernel"]
+    np.testing.assert_allclose(found, whole, atol=1e-4)
+    assert np.abs(found - few).max() > 1e-2
+
+
 def test_images_are_as_many_as_keep_feature_maps_in_memory(monkeypatch):
     network = NetworkFunction(residual_network(num_blocks=1))
     monkeypatch.setattr(sequential, "_MAX_TENSOR_BYTES", 5 * 8 * 8 * 8 * 4)
