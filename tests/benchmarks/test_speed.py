@@ -7,6 +7,8 @@ import keras
 import numpy as np
 import pytest
 
+from amc_tf.data import to_input_range
+from amc_tf.models.mobilenet import cifar_mobilenet
 from benchmarks.speed import __main__ as speed
 from benchmarks.speed import conversion, episode, finetuning, growth, networks, small_networks
 from benchmarks.speed.figures import Figure, Options, in_turn, median, ratios
@@ -98,6 +100,14 @@ def test_conversion_compares_equal_networks(options) -> None:
     figures = by_key(conversion.measure(options))
     assert figures["conversion.max_difference"].holds and figures["conversion.different_operators"].holds
     assert figures["conversion.speedup"].value > 1
+
+
+def test_an_untrained_network_sees_all_classes_in_noise() -> None:
+    model = cifar_mobilenet(alpha=0.25)
+    search = networks.noise_split(model, num_search=100, num_calibration=100).search
+    assert set(search.labels) == set(range(10))
+    predicted = model.predict(to_input_range(search.images, networks.INPUT_RANGE), verbose=0).argmax(axis=-1)
+    assert np.array_equal(predicted, search.labels)
 
 
 @pytest.mark.slow
