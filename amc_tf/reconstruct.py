@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import scipy.linalg
 import threadpoolctl
@@ -38,22 +41,28 @@ class Reconstructor:
         self._network = network
         self._calibration = calibration
         self._ridge = ridge
+        self._reads = {path: rule.reads for path, (_, rule) in network.graph.layers().items() if rule.reads}
 
     def __call__(self, plan: PruningPlan) -> Weights:
         """Returns slim weights for a plan, readers of pruned channels re-fitted; float32."""
         weights = self._network.slice(plan)
         masks = plan.masks(self._network.graph)
-        # One thread: TensorFlow's threads are awake, and two pools on the same cores wait for each other.
-        with threadpoolctl.threadpool_limits(1, user_api="blas"):
-            for path, statistics in self._calibration.inputs.items():
-                self._refit(weights, path, statistics, masks)
+        # A thread for each layer: TensorFlow's threads are awake, and those of a BLAS would wait for them.
+        limit = threadpoolctl.threadpool_limits(1, user_api="blas")
+        with limit, ThreadPoolExecutor(os.cpu_count()) as pool:
+            refits = [
+                pool.submit(self._refit, weights, path, statistics, masks)
+                for path, statistics in self._calibration.inputs.items()
+            ]
+            for refit in refits:
+                refit.result()
         return weights
 
     def _refit(
         self, weights: Weights, path: str, statistics: InputStatistics, masks: list[NDArray[np.bool_]]
     ) -> None:
         """Re-fits the kernel of one layer in `weights`, if it loses inputs."""
-        name, axis = self._network.graph.layers()[path][1].reads or ("", 0)
+        name, axis = self._reads[path]
         full = self._network.weights[path][name]
         kept, columns = (
             np.ones(size, bool) if channel_map is None else channel_map.kept(masks)
@@ -117,8 +126,10 @@ def _fit(
     moments = statistics.covariance if intercept else statistics.second_moment
     rows = moments.compress(kept, axis=0)  # an order of magnitude faster than an index of both axes
     among_kept = rows.compress(kept, axis=1)
-    wanted = rows.compress(~kept, axis=1) @ target[~kept]
+    with_lost = rows.compress(~kept, axis=1)
     add_ridge(among_kept, statistics.mean_square[kept], ridge=ridge)
-    change = scipy.linalg.cho_solve(scipy.linalg.cho_factor(among_kept, overwrite_a=True), wanted)
+    factor = scipy.linalg.cho_factor(among_kept, overwrite_a=True)
+    # There are mostly fewer lost inputs than outputs, so these are what is solved for.
+    change = scipy.linalg.cho_solve(factor, with_lost, overwrite_b=True) @ target[~kept]
     offset = statistics.mean[~kept] @ target[~kept] - statistics.mean[kept] @ change
     return target[kept] + change, offset if intercept else np.zeros_like(offset)
