@@ -15,11 +15,12 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from amc_tf.graph import ChannelGraph
-from amc_tf.network import NetworkFunction
+from amc_tf.network import NetworkFunction, to_tensors
 from amc_tf.trace import Call
 from amc_tf.windows import read_windows, sample_positions
 
 MAX_FEATURES = 8192
+_MAX_TENSOR_BYTES = 2**27
 # What float32 leaves of the moments of inputs that never change, as a part of their mean square.
 _ROUNDING = 1e-9
 
@@ -82,7 +83,7 @@ def calibrate(
         points_per_image: output positions sampled per image and layer, with replacement, the same ones for
             all images of a batch; a layer with fewer positions is taken whole.
         seed: seed of the positions.
-        batch_size: images per run.
+        batch_size: most images per run; fewer where a feature map of these would take over 128 MiB.
     """
     sizes = _feature_counts(network.graph)
     skipped = {
@@ -92,9 +93,11 @@ def calibrate(
     }
     sums = {path: MomentSums(size) for path, size in sizes.items() if path not in skipped}
     step = _make_step(network, sums, points_per_image, seed)
+    batch_size = min(batch_size, network.graph.trace.most_images(_MAX_TENSOR_BYTES))
     for number, start in enumerate(range(0, len(images), batch_size)):
         step(tf.convert_to_tensor(images[start : start + batch_size]), tf.constant(number))
-    return Calibration({path: item.summarise() for path, item in sums.items()}, skipped)
+    del step  # which holds the sums, of which each goes once its moments are there
+    return Calibration({path: sums.pop(path).summarise() for path in tuple(sums)}, skipped)
 
 
 def add_ridge(
@@ -162,16 +165,17 @@ def _make_step(
     """Makes the compiled function that adds one batch."""
     rules = {path: rule for path, (_, rule) in network.graph.layers().items()}
     numbers = {path: number for number, path in enumerate(sums)}
+    weights = to_tensors(network.weights)
 
     def step(images: Any, batch: Any) -> None:
         def observe(call: Call, inputs: list[Any]) -> None:
             if call.path in sums:
-                reading = rules[call.path].reading(call, inputs, network.weights[call.path])
+                reading = rules[call.path].reading(call, inputs, weights[call.path])
                 key = tf.stack([batch, seed + 7919 * numbers[call.path]])
                 rows = read_windows(reading, sample_positions(reading, points_per_image, key))
                 sums[call.path].add(rows, batch)
 
-        network.run(images, network.weights, observer=observe)
+        network.run(images, weights, observer=observe)
 
     signature = [tf.TensorSpec((None, *network.input_shape)), tf.TensorSpec((), tf.int32)]
     return tf.function(step, input_signature=signature)

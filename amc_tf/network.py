@@ -67,7 +67,7 @@ class NetworkFunction:
 
     def predictor(self, weights: Weights) -> Callable[[Any], Any]:
         """Prepares weights once and returns the function images -> outputs for many batches."""
-        prepared = _to_tensors(self.fold(weights))
+        prepared = to_tensors(self.fold(weights))
         compiled = self._compile(prepared)
         return lambda images: compiled(tf.convert_to_tensor(images, tf.float32), prepared)
 
@@ -211,7 +211,8 @@ def _normalize(
     return outputs
 
 
-def _to_tensors(weights: Weights) -> dict[str, dict[str, Any]]:
+def to_tensors(weights: Weights) -> dict[str, dict[str, Any]]:
+    """Returns weights as tensors, which compiled functions refer to instead of holding copies."""
     return {
         path: {name: tf.convert_to_tensor(array, tf.float32) for name, array in arrays.items()}
         for path, arrays in weights.items()

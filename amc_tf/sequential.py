@@ -20,7 +20,7 @@ from amc_tf.network import NetworkFunction, is_linear
 from amc_tf.plan import PruningPlan
 from amc_tf.reconstruct import shift_outputs
 from amc_tf.sparsity_plan import SparsityPlan
-from amc_tf.trace import Call, Trace
+from amc_tf.trace import Call
 from amc_tf.weights import Weights
 from amc_tf.windows import read_windows, sample_positions
 
@@ -230,7 +230,7 @@ class _Walk:
 
     def take_in(self, number: int) -> None:
         """Takes in as many images as there is room for from a call on, if these are many more."""
-        wanted = min(len(self._images), _most_images(self._trace, number))
+        wanted = min(len(self._images), self._trace.most_images(_MAX_TENSOR_BYTES, start=number))
         if wanted < _GROWTH * self.num_images:
             return
         starts = range(self.num_images, wanted, self._batch_size)
@@ -350,10 +350,3 @@ def _at(tensor: Any, positions: Any) -> Any:
     channels = tensor.shape[-1]
     flat = tf.reshape(tensor, (tensor.shape[0], -1, channels))
     return tf.reshape(tf.gather(flat, positions, axis=1), (-1, channels))
-
-
-def _most_images(trace: Trace, number: int) -> int:
-    """Returns of how many images the largest feature maps from a call on stay within the limit."""
-    calls = trace.calls[number:]
-    largest = max(math.prod(shape) for call in calls for shape in (*call.input_shapes, *call.output_shapes))
-    return max(1, _MAX_TENSOR_BYTES // (4 * largest))

@@ -7,6 +7,7 @@ that the rest of the toolkit sees one flat network. Nothing of the model is chan
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -84,6 +85,19 @@ class Trace:
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     input_shapes: tuple[tuple[int, ...], ...]
+
+    def most_images(self, max_bytes: int, *, start: int = 0) -> int:
+        """Returns of how many images each float32 feature map takes at most so many bytes, at least 1.
+
+        Args:
+            max_bytes: for one feature map of all images.
+            start: number of the first call that counts.
+        """
+        calls = self.calls[start:]
+        largest = max(
+            math.prod(shape) for call in calls for shape in (*call.input_shapes, *call.output_shapes)
+        )
+        return max(1, max_bytes // (4 * largest))
 
 
 def trace_model(model: Any, *, image_size: tuple[int, int] = DEFAULT_IMAGE_SIZE) -> Trace:

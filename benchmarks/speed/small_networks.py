@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from amc_tf.data import to_input_range
 from amc_tf.evaluate import accuracy
 from amc_tf.models.mobilenet import cifar_mobilenet
 from amc_tf.session import PruningSession
@@ -44,9 +46,11 @@ def _add(sums: dict[str, float], session: PruningSession, record: Mapping[str, A
     sums["episode"] += record["seconds"]
     plan = _timed(sums, "plan", lambda: session.builder.plan(record["widths"]))
     weights = _timed(sums, "recovery", lambda: session.builder.weights(plan))
-    predict = session.network.predictor(weights)
+    predict = session.executor.predictor(weights)
     search = session.split.search
-    sums["evaluation"] += seconds(lambda: accuracy(predict, search, input_range=networks.INPUT_RANGE))
+    images = to_input_range(search.images, networks.INPUT_RANGE)
+    scaled = dataclasses.replace(search, images=images)  # as the search keeps them
+    sums["evaluation"] += seconds(lambda: accuracy(predict, scaled, input_range=networks.INPUT_RANGE))
 
 
 def _timed(sums: dict[str, float], name: str, run: Callable[[], Any]) -> Any:

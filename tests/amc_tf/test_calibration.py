@@ -142,6 +142,17 @@ def test_batches_draw_different_positions():
     assert np.abs(whole.mean - apart.mean).max() > 1e-3
 
 
+def test_batches_are_as_small_as_large_maps_need(monkeypatch):
+    model = randomize(classifier(keras, keras.layers.Conv2D(5, 1, name="read")))
+    images = np.tile(random_images(1), (4, 1, 1, 1))
+    apart = calibrate(NetworkFunction(model), images, points_per_image=10, batch_size=1)
+
+    monkeypatch.setattr(calibration, "_MAX_TENSOR_BYTES", 2 * 8 * 8 * 8 * 4 - 1)  # not quite two images
+    found = calibrate(NetworkFunction(model), images, points_per_image=10)
+
+    np.testing.assert_array_equal(found.inputs["read"].mean, apart.inputs["read"].mean)
+
+
 def test_only_layers_that_read_prunable_channels_are_gathered():
     model = randomize(classifier(keras, keras.layers.DepthwiseConv2D(3)))
 

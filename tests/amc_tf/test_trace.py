@@ -17,6 +17,16 @@ def test_calls_come_in_network_order_with_their_shapes(library):
     assert trace.calls[1].output_shapes == ((3, 3, 6),)
 
 
+def test_the_largest_map_from_a_call_on_limits_the_images(library):
+    trace = trace_model(classifier(library, library.layers.Conv2D(6, 3, strides=2, name="conv")))
+    first, last = 8 * 8 * 8 * 4, 3 * 3 * 6 * 4  # bytes of the maps before and behind "conv"
+
+    assert trace.most_images(2 * first) == 2
+    assert trace.most_images(2 * first - 1) == 1
+    assert trace.most_images(first - 1) == 1
+    assert trace.most_images(5 * last, start=2) == 5
+
+
 def test_every_tensor_is_made_before_it_is_read(library):
     def body(hidden):
         left = library.layers.Conv2D(8, 1)(hidden)
