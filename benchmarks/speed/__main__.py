@@ -2,7 +2,8 @@
 
     python -m benchmarks.speed --json runs/speed.json
 
-Every part times what it compares in one process, in turn. Needs a quiet machine and the data folder that
+Every part times what it compares in one process, in turn; several parts have a process each, since what one
+leaves in memory slows the next down. Needs a quiet machine and the data folder that
 benchmarks/shared_data.py describes.
 """
 
@@ -12,7 +13,9 @@ import argparse
 import json
 import os
 import platform
+import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -34,14 +37,28 @@ PARTS: dict[str, Callable[[Options], list[Figure]]] = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the parts that are asked for; returns 1 if a limit is broken."""
     given = _parse(arguments)
-    options = Options(data_dir=data_dir(given.data_dir), rounds=given.rounds)
     figures: list[Figure] = []
     for part in given.parts:
-        for figure in PARTS[part](options):
-            figures.append(figure)
-            print(_line(figure), flush=True)
+        if len(given.parts) > 1:
+            figures += _in_another_process(part, given)
+        else:
+            figures = PARTS[part](Options(data_dir=data_dir(given.data_dir), rounds=given.rounds))
+            for figure in figures:
+                print(_line(figure), flush=True)
         _write(given.json, figures)
     return 1 if any(figure.holds is False for figure in figures) else 0
+
+
+def _in_another_process(part: str, given: argparse.Namespace) -> list[Figure]:
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "figures.json"
+        options = ["--rounds", str(given.rounds), "--json", str(file)]
+        if given.data_dir is not None:
+            options += ["--data-dir", given.data_dir]
+        subprocess.run([sys.executable, "-m", "benchmarks.speed", part, *options], check=False)
+        if not file.exists():
+            sys.exit(f"The part {part!r} failed.")
+        return [Figure.from_json(row) for row in json.loads(file.read_text())["figures"]]
 
 
 def _line(figure: Figure) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,13 @@ class Figure:
     def to_json(self) -> dict[str, Any]:
         """Returns the entry of the report."""
         return {**dataclasses.asdict(self), "holds": self.holds}
+
+    @classmethod
+    def from_json(cls, entry: Mapping[str, Any]) -> Figure:
+        """Reads what `to_json` returned."""
+        values = {name: value for name, value in entry.items() if name != "holds"}
+        spread = values["spread"] and tuple(values["spread"])
+        return cls(**{**values, "spread": spread})
 
 
 def median(key: str, values: Sequence[float], unit: str, **options: Any) -> Figure:

@@ -89,6 +89,27 @@ def test_the_report_names_broken_limits_and_the_command_fails(tmp_path, monkeypa
     assert written == {"start.good": True, "start.bad": False}
 
 
+def test_several_parts_have_a_process_each(tmp_path, monkeypatch, capfd) -> None:
+    monkeypatch.setitem(speed.PARTS, "start", None)  # would fail in this process
+    file = tmp_path / "speed.json"
+
+    assert (
+        speed.main(["start", "start", "--rounds", "1", "--data-dir", str(tmp_path), "--json", str(file)]) == 0
+    )
+
+    keys = [entry["key"] for entry in json.loads(file.read_text())["figures"]]
+    assert keys == 2 * ["start.help_seconds", "start.devices_seconds", "start.benchmark_seconds"]
+    assert capfd.readouterr().out.count("at most 0.5: holds") == 6
+
+
+def test_a_figure_is_written_and_read_alike() -> None:
+    for figure in (
+        Figure("part.what", 1.0, "s", limit=2.0, spread=(0.5, 1.5)),
+        Figure("part.which", 2.0, "x"),
+    ):
+        assert Figure.from_json(json.loads(json.dumps(figure.to_json()))) == figure
+
+
 def test_an_unknown_part_is_refused(tmp_path, capsys) -> None:
     with pytest.raises(SystemExit):
         speed.main(["stat", "--data-dir", str(tmp_path)])
