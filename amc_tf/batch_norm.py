@@ -59,20 +59,22 @@ class BatchNormEstimator:
         """
         if not self._layers:
             return weights
-        averages = {path: _statistics_of(self._network.weights[path]) for path in self._layers}
-        before = self._before
-        if plan is not None:
-            averages, before = (self._network.slice(plan, arrays) for arrays in (averages, before))
+        originals = self._originals if plan is None else self._network.slice(plan, self._originals)
         estimated = dict(weights)
         for path, after in self._measured(weights).items():
-            moved = _move(averages[path], before[path], after, self._layers[path].epsilon)
+            moved = _move(originals[path], after, self._layers[path].epsilon)
             estimated[path] = {**weights[path], **moved}
         return estimated
 
     @functools.cached_property
-    def _before(self) -> Weights:
-        """What is measured in the original network."""
-        return self._measured(self._network.weights)
+    def _originals(self) -> Weights:
+        """Of the original network its averages and what is measured in it, float32 [channels, 2], by path."""
+        return {
+            path: {
+                name: np.stack([self._network.weights[path][name], arrays[name]], axis=-1) for name in arrays
+            }
+            for path, arrays in self._measured(self._network.weights).items()
+        }
 
     def _measured(self, weights: Weights) -> Weights:
         """Returns moving_mean and moving_variance over all images, float32 [channels], by path."""
@@ -91,22 +93,17 @@ class BatchNormEstimator:
         return [images, self._network.weight_signature(self._network.weights)]
 
 
-def _statistics_of(arrays: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
-    return {name: arrays[name] for name in ("moving_mean", "moving_variance")}
-
-
 def _move(
-    averages: Mapping[str, NDArray[np.float32]],
-    before: Mapping[str, NDArray[np.float32]],
-    after: Mapping[str, NDArray[np.float32]],
-    epsilon: float,
+    original: Mapping[str, NDArray[np.float32]], after: Mapping[str, NDArray[np.float32]], epsilon: float
 ) -> dict[str, NDArray[np.float32]]:
     """Moves averages by what two measurements differ; variances count with epsilon, as in the layer."""
-    average, old, new = (arrays["moving_variance"] + epsilon for arrays in (averages, before, after))
-    change = (after["moving_mean"] - before["moving_mean"]) * np.sqrt(average / old)
+    mean, mean_before = original["moving_mean"].T
+    average, before = original["moving_variance"].T + epsilon
+    change = (after["moving_mean"] - mean_before) * np.sqrt(average / before)
+    variance = average * (after["moving_variance"] + epsilon) / before - epsilon
     return {
-        "moving_mean": (averages["moving_mean"] + change).astype(np.float32),
-        "moving_variance": np.maximum(average * new / old - epsilon, 0.0).astype(np.float32),
+        "moving_mean": (mean + change).astype(np.float32),
+        "moving_variance": np.maximum(variance, 0.0).astype(np.float32),
     }
 
 

@@ -49,7 +49,7 @@ def pack(model: Any) -> bytearray:
     model = copy.copy(model)
     model.buffers = [_Aligned(buffer) for buffer in model.buffers]
     builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
-    return bytearray(builder.Output())
+    return builder.Output()  # a copy
 
 
 class _Aligned:
@@ -64,7 +64,7 @@ class _Aligned:
         data = self._buffer.data
         if data is None:
             return int(self._buffer.Pack(builder))
-        content = np.asarray(data, np.uint8).tobytes()
+        content = np.ascontiguousarray(data, np.uint8).data
         builder.StartVector(1, len(content), _ALIGNMENT)
         builder.head -= len(content)
         builder.Bytes[builder.head : builder.head + len(content)] = content
