@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from amc_tf.score import Score
@@ -51,6 +51,7 @@ def choose(
     *,
     num_finalists: int,
     recover: Callable[[Score], Finalist],
+    others: Sequence[Score] = (),
 ) -> Choice | None:
     """Recovers the best networks of a search and the control, and takes the best.
 
@@ -62,14 +63,17 @@ def choose(
         episodes: the records of the search.
         num_finalists: networks of the search that are recovered, from the highest rank down.
         recover: recovers a network.
+        others: the scores of other controls, which are recovered whatever their rank.
 
     Returns:
         The choice; of equal networks the one with more operations, and the control rather than the same one
         found by the agent. None if no network is within the budget.
     """
-    finalists = [uniform] if uniform.feasible else []
-    finalists += [score for score in best_scores(episodes, num_finalists) if score.widths != uniform.widths]
-    recovered = [recover(score) for score in finalists]
+    finalists: dict[tuple[int, ...], Score] = {}
+    for score in (uniform, *others, *best_scores(episodes, num_finalists)):
+        if score.feasible:
+            finalists.setdefault(score.widths, score)
+    recovered = [recover(score) for score in finalists.values()]
     best = max(recovered, key=lambda finalist: finalist.rank, default=None)  # of equals the control
     if best is None or not best.score.feasible:
         return None

@@ -177,7 +177,11 @@ class PruningSession:
             BudgetError: if no network is within the budget.
         """
         choice = finalists.choose(
-            uniform, result.episodes, num_finalists=self.settings.num_finalists, recover=self.finalist
+            uniform,
+            result.episodes,
+            num_finalists=self.settings.num_finalists,
+            recover=self.finalist,
+            others=self._other_controls(),
         )
         if choice is None:
             raise BudgetError(
@@ -185,6 +189,10 @@ class PruningSession:
                 "episodes: allow more of them or a larger budget, or lower min_keep_ratio."
             )
         return choice
+
+    def _other_controls(self) -> list[Score]:
+        """Returns controls that may be chosen beside the uniform one."""
+        return []
 
     def finalist(self, score: Score) -> Finalist:
         """Recovers a network that may be chosen, and runs it on the search and the calibration images.

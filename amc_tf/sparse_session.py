@@ -87,6 +87,9 @@ class SparsitySession(PruningSession):
         is_control = choice.found_by == "agent" and choice.best.widths == self._above_threshold()
         return dataclasses.replace(choice, found_by="threshold") if is_control else choice
 
+    def _other_controls(self) -> list[Score]:
+        return [self.global_threshold()]
+
     def plan(self, score: Score) -> SparsityPlan:
         """Returns the plan of a scored network."""
         return SparsityPlan.from_widths(self.groups, score.widths)

@@ -17,7 +17,7 @@ def finalist(score):
     return Finalist(score, score.reward)
 
 
-def choose_among(uniform, episodes, *, gains=None, num_finalists=3):
+def choose_among(uniform, episodes, *, gains=None, num_finalists=3, others=()):
     """Chooses where recovery adds `gains` to the rewards; returns the choice and the widths it recovered."""
     looked_at = []
 
@@ -28,7 +28,8 @@ def choose_among(uniform, episodes, *, gains=None, num_finalists=3):
         )
 
     records = [score.to_json() for score in episodes]
-    return choose(uniform, records, num_finalists=num_finalists, recover=recover), looked_at
+    choice = choose(uniform, records, num_finalists=num_finalists, recover=recover, others=others)
+    return choice, looked_at
 
 
 def test_the_best_after_recovery_is_chosen_not_the_best_before():
@@ -42,6 +43,21 @@ def test_only_the_best_few_distinct_networks_are_recovered_and_the_control():
     episodes = [scored(width, -0.1 * width) for width in (4, 1, 3, 1, 2)]
     _, looked_at = choose_among(scored(9, -2.0), episodes, num_finalists=2)
     assert looked_at == [9, 1, 2]
+
+
+def test_other_controls_are_recovered_whatever_their_rank():
+    others = [scored(8, -3.0), scored(7, -1.0, feasible=False), scored(1, -0.1)]
+    choice, looked_at = choose_among(
+        scored(9, -2.0), [scored(1, -0.1), scored(2, -0.2)], num_finalists=1, others=others, gains={8: 2.95}
+    )
+    assert looked_at == [9, 8, 1]
+    assert (choice.best.widths, choice.found_by) == ((8,), "agent")
+
+
+def test_the_control_stays_the_first_where_the_agent_found_it_too():
+    choice, looked_at = choose_among(scored(9, -0.2), [scored(1, -0.1), scored(9, -0.2)])
+    assert looked_at == [9, 1]
+    assert choice.uniform.widths == (9,)
 
 
 def test_the_control_may_win_and_is_told_recovered():
