@@ -129,7 +129,10 @@ def _fit(
     with_lost = rows.compress(~kept, axis=1)
     add_ridge(among_kept, statistics.mean_square[kept], ridge=ridge)
     factor = scipy.linalg.cho_factor(among_kept, overwrite_a=True)
-    # There are mostly fewer lost inputs than outputs, so these are what is solved for.
-    change = scipy.linalg.cho_solve(factor, with_lost, overwrite_b=True) @ target[~kept]
-    offset = statistics.mean[~kept] @ target[~kept] - statistics.mean[kept] @ change
+    lost = target[~kept]
+    if len(lost) < lost.shape[1]:  # the product before or after: solving is for as few columns as may be
+        change = scipy.linalg.cho_solve(factor, with_lost, overwrite_b=True) @ lost
+    else:
+        change = scipy.linalg.cho_solve(factor, with_lost @ lost, overwrite_b=True)
+    offset = statistics.mean[~kept] @ lost - statistics.mean[kept] @ change
     return target[kept] + change, offset if intercept else np.zeros_like(offset)
