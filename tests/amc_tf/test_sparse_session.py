@@ -67,6 +67,8 @@ def test_a_search_begins_with_both_controls_and_tells_which_of_them_won(session)
     assert [tuple(record["widths"]) for record in result.episodes] == [uniform.widths, threshold.widths]
     assert threshold.reward > uniform.reward
     assert session.choose(uniform, result).found_by == "threshold"
+    without = dataclasses.replace(result, episodes=result.episodes[:1])
+    assert session.choose(uniform, without).found_by == "threshold"
 
 
 def test_uniform_and_global_controls_use_the_same_budget(session):
