@@ -12,7 +12,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from amc_tf.layers.weighted import BatchNormalizationRule
-from amc_tf.network import NetworkFunction
+from amc_tf.network import NetworkFunction, to_tensors
 from amc_tf.plan import PruningPlan
 from amc_tf.weights import Weights
 
@@ -78,7 +78,8 @@ class BatchNormEstimator:
 
     def _measured(self, weights: Weights) -> Weights:
         """Returns moving_mean and moving_variance over all images, float32 [channels], by path."""
-        found = [self._measure(batch, weights) for batch in self._batches]
+        tensors = to_tensors(weights)  # faster than the function's own conversion, and once for all batches
+        found = [self._measure(batch, tensors) for batch in self._batches]
         sizes = [len(batch) for batch in self._batches]
         return {path: _combine([statistics[path] for statistics in found], sizes) for path in self._layers}
 
