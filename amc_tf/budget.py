@@ -117,9 +117,12 @@ class Budget:
         """
         if self.kind == "accuracy":
             return Limit(self, math.inf, math.inf)
-        if self.kind == "latency" and latency_ms is None:
+        if self.kind != "latency":
+            original = float(_COUNT_OF[self.kind](cost))
+        elif latency_ms is None:
             raise BudgetError(f"The budget {self} needs the measured latency of the original; give a meter.")
-        original = float(latency_ms or 0.0) if self.kind == "latency" else float(_COUNT_OF[self.kind](cost))
+        else:
+            original = latency_ms
         is_ratio = self.value <= 1.0 and not self.absolute
         limit = self.value * original if is_ratio else self.value
         if limit >= original:
@@ -212,9 +215,9 @@ class Bounds:
         limit: Limit,
         *,
         allowed: Sequence[Sequence[int]],
-        min_use: float = 0.97,
+        min_use: float,
+        advice: str,
         predictor: Predictor | None = None,
-        advice: str = "allow smaller widths",
     ) -> None:
         """Checks that the budget can be met.
 
@@ -223,8 +226,8 @@ class Bounds:
             limit: what the network may cost.
             allowed: for each group the widths it may be given, ascending, the untouched width last.
             min_use: part of the limit that a network should use, in [0, 1]; 0 leaves Algorithm 1 alone.
-            predictor: predicts latency; needed for a latency limit only.
             advice: how to allow smaller networks, for the error.
+            predictor: predicts latency; needed for a latency limit only.
 
         Raises:
             BudgetError: if even the smallest network is over the limit; the message names the smallest value.

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from amc_tf.budget import Budget, Limit, WidthBounds
+from amc_tf.budget import Bounds, Budget, Limit, WidthBounds
 from amc_tf.cost import Cost
 from amc_tf.errors import BudgetError, SettingsError
 from amc_tf.graph import ChannelGraph
@@ -49,6 +49,7 @@ def bounds_for(graph, kind, ratio, round_to, **settings):
         (Budget(bytes=0.5), 400),
         (Budget(latency=0.5), 4.0),
         (Budget(latency=3), 3.0),
+        (Budget(latency=1.5), 1.5),
         (Budget(latency=0.7, absolute=True), 0.7),
     ],
 )
@@ -136,6 +137,12 @@ def test_without_a_bound_every_width_may_stay(graph):
     assert bounds.limit.allows(COST)
 
 
+def test_without_a_bound_every_width_may_go_and_nothing_costs_anything(graph):
+    bounds = WidthBounds(graph, Budget.none().resolve(graph.count()))
+    assert bounds.bound_all([0.0] * len(bounds.full)) == bounds.minimum
+    assert bounds.cost(bounds.full) == 0.0
+
+
 def test_an_impossible_budget_names_the_smallest_possible_one(graph):
     limit = Budget(macs=0.01).resolve(graph.count())
     with pytest.raises(BudgetError, match="smallest network that the search may build has") as caught:
@@ -147,6 +154,7 @@ def test_an_impossible_budget_names_the_smallest_possible_one(graph):
     assert float(found[2]) == pytest.approx(smallest / graph.count().macs, abs=1e-4)
     named = Budget(macs=float(found[2])).resolve(graph.count())
     assert WidthBounds(graph, named, round_to=8).bound_all([1.0] * 4)
+    assert str(caught.value).endswith(", or lower round_to (8) or min_keep_ratio (0.2).")
 
 
 class Constant:
@@ -223,6 +231,38 @@ def test_with_no_use_demanded_the_smallest_network_may_be_chosen(graph):
 def test_a_use_above_the_whole_budget_is_refused(graph):
     with pytest.raises(SettingsError, match="min_use is 1.5; give a part of the limit from 0 to 1"):
         bounds_for(graph, "macs", 0.5, 8, min_use=1.5)
+
+
+class Sum:
+    """Every width costs as much as it is wide, whether it is counted or predicted."""
+
+    def count(self, widths):
+        return Cost(macs=sum(widths), params=0)
+
+    def predict(self, widths):
+        return float(sum(widths))
+
+
+def sum_bounds(limit, min_use, **options):
+    allowed = [(2, 4, 6, 8), (2, 4, 6, 8)]
+    return Bounds(Sum(), limit, allowed=allowed, min_use=min_use, advice="give more", **options)
+
+
+def test_a_width_that_uses_just_enough_of_the_limit_is_the_smallest():
+    limit = Budget(macs=12).resolve(Cost(macs=16, params=0))
+    assert [sum_bounds(limit, use).smallest(()) for use in (0.83, 10 / 12, 0.84, 1.0)] == [2, 2, 4, 4]
+    assert sum_bounds(limit, 1.0).smallest((2,)) == 8  # not enough, but there is no more
+
+
+def test_a_prediction_counts_for_a_latency_limit_alone():
+    latency = sum_bounds(Limit(Budget(latency=0.75), 12.0, 16.0), 1.0, predictor=Sum())
+    assert (latency.cost((4, 8)), latency.bound_all([1.0, 1.0])) == (12.0, (8, 4))
+    macs = sum_bounds(Budget(macs=12).resolve(Cost(macs=16, params=0)), 1.0, predictor=Constant(99.0))
+    assert macs.cost((4, 8)) == 12.0
+
+
+def test_widths_are_multiples_of_eight_unless_told_otherwise(graph):
+    assert WidthBounds(graph, Budget.none().resolve(graph.count())).allowed[3] == (8, 16, 24, 32, 33)
 
 
 def test_the_duty_of_a_step_is_the_largest_width_with_the_rest_at_its_smallest(graph):

@@ -71,8 +71,9 @@ def test_numbers_for_another_network_are_refused(layers):
         layers.count((1, 2))
 
 
-def make_bounds(layers, budget, **options):
-    return Bounds(layers, budget.resolve(layers.count()), allowed=layers.allowed(), **options)
+def make_bounds(layers, budget, *, min_use=0.97):
+    limit, advice = budget.resolve(layers.count()), "lower the caps"
+    return Bounds(layers, limit, allowed=layers.allowed(), min_use=min_use, advice=advice)
 
 
 def test_the_duty_of_a_layer_is_that_of_algorithm_1(layers):
@@ -95,7 +96,7 @@ def test_uniform_sparsity_holds_every_kind_of_budget(layers, kind):
 
 def test_a_budget_below_the_caps_says_what_to_lower(layers):
     with pytest.raises(BudgetError, match=r"give at least params=0\.\d+ .*or lower the caps"):
-        make_bounds(layers, Budget(params=0.1), advice="lower the caps")
+        make_bounds(layers, Budget(params=0.1))
 
 
 def test_an_environment_decides_layer_by_layer(layers):
