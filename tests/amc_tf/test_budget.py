@@ -1,5 +1,6 @@
 """Facts about amc_tf/budget.py."""
 
+import math
 import re
 
 import keras
@@ -135,6 +136,7 @@ def test_without_a_bound_every_width_may_stay(graph):
     bounds = WidthBounds(graph, Budget.none().resolve(graph.count()))
     assert bounds.bound_all([1.0] * len(bounds.full)) == bounds.full
     assert bounds.limit.allows(COST)
+    assert bounds.limit == Limit(Budget.none(), math.inf, math.inf)
 
 
 def test_without_a_bound_every_width_may_go_and_nothing_costs_anything(graph):

@@ -1,10 +1,11 @@
 import time
 
 import keras
+import numpy as np
 import pytest
 
 from amc_tf.errors import ModelError
-from amc_tf.graph import ChannelGraph, FrozenChannels, count_cost
+from amc_tf.graph import ChannelGraph, ChannelMap, FrozenChannels, count_cost
 from amc_tf.plan import uniform_plan
 from amc_tf.rebuild import rebuild
 from tests.harness import check_network, randomize
@@ -44,6 +45,21 @@ def test_the_state_of_a_group_describes_its_first_producer():
     assert (first.producers, first.consumers) == (("conv1",), ("conv_pw_1",))
     assert (second.input_channels, second.height, second.width) == (32, 112, 112)
     assert (second.kernel_size, second.stride) == (1, 1)
+
+
+def test_the_state_of_a_group_of_dense_units_has_one_row_and_column(library):
+    features = library.Input((6,))
+    tensor = library.layers.Dense(8, activation="relu", name="hidden")(features)
+    (group,) = ChannelGraph.from_model(library.Model(features, library.layers.Dense(2)(tensor))).groups
+    assert (group.name, group.num_channels, group.input_channels) == ("hidden", 8, 6)
+    assert (group.height, group.width, group.kernel_size, group.stride) == (1, 1, 1, 1)
+
+
+def test_an_axis_keeps_the_positions_of_kept_channels_and_all_frozen_ones():
+    axis = ChannelMap(np.array([0, -1, 1, 0], np.int32), np.array([1, -1, 0, 0], np.int32))
+    kept = axis.kept([np.array([True, False]), np.array([False])])
+    assert kept.dtype == bool
+    assert kept.tolist() == [False, True, False, True]
 
 
 def test_groups_cover_every_layer_that_holds_their_channels():

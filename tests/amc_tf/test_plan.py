@@ -38,6 +38,7 @@ def test_a_saved_plan_is_loaded_equal(tmp_path, graph):
     plan = uniform_plan(graph, 0.5, round_to=2)
     plan.save(tmp_path / "plan.json")
     assert PruningPlan.load(tmp_path / "plan.json") == plan
+    assert "\n  " in (tmp_path / "plan.json").read_text()  # to be read, and compared line by line
     assert plan.kept == {"first": (0, 1, 2, 3), "second": (0, 1, 2, 3, 4, 5)}
 
 
@@ -147,6 +148,7 @@ def test_a_group_left_out_keeps_all_its_channels(graph):
     plan.validate(graph)
     first, second = plan.masks(graph)
     assert plan.widths(graph) == (8, 2)
+    assert first.dtype == second.dtype == bool
     assert first.all()
     assert np.flatnonzero(second).tolist() == [1, 4]
 
@@ -155,6 +157,11 @@ def test_the_highest_scores_stay_and_ties_go_to_the_lower_index(graph):
     scores = {"first": [3, 1, 2, 3, 0, 5, 3, 3], "second": np.ones(12)}
     plan = widths_to_plan(graph, (3, 2), scores=scores)
     assert plan.kept == {"first": (0, 3, 5), "second": (0, 1)}
+
+
+def test_scores_may_be_unsigned_integers(graph):
+    scores = {"first": np.array([3, 1, 2, 3, 0, 5, 3, 3], np.uint8), "second": np.arange(12, dtype=np.uint8)}
+    assert widths_to_plan(graph, (3, 2), scores=scores).kept == {"first": (0, 3, 5), "second": (10, 11)}
 
 
 @given(st.data())
