@@ -223,6 +223,13 @@ def test_a_model_of_nothing_but_its_classifier_is_refused(library):
     assert count_cost(model).macs == 8
 
 
+def test_a_model_without_channels_of_its_own_is_refused(library):
+    images = library.Input((4,))
+    model = library.Model(images, library.layers.ReLU()(images), name="idle")
+    with pytest.raises(ModelError, match=r"Nothing in 'idle' can be pruned \(no layer has channels\)"):
+        ChannelGraph.from_model(model)
+
+
 def test_analysing_changes_nothing_in_the_model(library):
     model = randomize(classifier(library, block(library, "inner")))
     config = model.get_config()
