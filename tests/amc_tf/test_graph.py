@@ -223,6 +223,30 @@ def test_a_model_of_nothing_but_its_classifier_is_refused(library):
     assert count_cost(model).macs == 8
 
 
+def test_a_layer_that_freezes_its_own_channels_is_not_named_twice(library):
+    layer = library.layers.Conv2D(4, 1, activation="softmax", name="mixing")
+    graph = ChannelGraph.from_model(classifier(library, layer))
+    assert frozen_reasons(graph) == {"mixing": "its softmax normalises over the channels"}
+
+
+def test_an_input_of_single_numbers_has_no_channels(library):
+    numbers = library.Input((), name="numbers")
+    model = classifier(library, library.layers.Conv2D(4, 1, name="conv"))
+    scaled = library.layers.Rescaling(2.0, name="scaled")(numbers)
+    graph = ChannelGraph.from_model(library.Model([model.inputs[0], numbers], [model.outputs[0], scaled]))
+    assert widths_by_group(graph) == widths_by_group(ChannelGraph.from_model(model))
+    assert not frozen_reasons(graph)
+
+
+def test_frozen_channels_are_marked_and_axes_of_nothing_else_have_no_map(library):
+    graph = ChannelGraph.from_model(classifier(library, library.layers.Conv2D(4, 1, name="conv")))
+    (classes,) = graph.outputs[-1]
+    assert (classes.group.dtype, classes.channel.dtype) == (np.int32, np.int32)
+    assert set(classes.group.tolist()) == set(classes.channel.tolist()) == {-1}
+    assert graph.axes["classes"]["bias"] == (None,)
+    assert graph.axes["classes"]["kernel"][1] is None
+
+
 def test_a_model_without_channels_of_its_own_is_refused(library):
     images = library.Input((4,))
     model = library.Model(images, library.layers.ReLU()(images), name="idle")
