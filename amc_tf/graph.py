@@ -335,7 +335,7 @@ def _cost_table(graph: ChannelGraph) -> CostTable:
     entries = []
     for path, (layer, rule) in graph.layers().items():
         for name, array in named_weights(layer, rule).items():
-            maps = graph.axes.get(path, {}).get(name, (None,) * len(array.shape))
+            maps = graph.axes[path].get(name, (None,) * len(array.shape))
             constant = math.prod(size for size, item in zip(array.shape, maps, strict=True) if item is None)
             shrinking = [item for item in maps if item is not None]
             numbers = tuple(range(len(rows), len(rows) + len(shrinking)))
