@@ -90,6 +90,13 @@ def test_a_budget_of_nothing_is_refused(text):
         Budget.parse(text)
 
 
+@pytest.mark.parametrize("value", [-0.1, 1.1, float("nan")])
+def test_a_part_of_the_accuracy_is_from_0_to_1(value):
+    with pytest.raises(BudgetError, match=f"accuracy={value:g} is no part of the original's accuracy"):
+        Budget(accuracy=value)
+    assert [Budget(accuracy=part).value for part in (0.0, 1.0)] == [0.0, 1.0]
+
+
 def test_exactly_one_kind_must_be_given():
     with pytest.raises(BudgetError, match="exactly one of macs, params, bytes, latency, accuracy, not none"):
         Budget()

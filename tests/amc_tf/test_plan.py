@@ -143,6 +143,17 @@ def test_the_plan_of_another_model_is_refused(graph):
         PruningPlan({"first": (0,)}, {"first": 4}).validate(graph)
 
 
+@pytest.mark.parametrize(("num_groups", "rest"), [(5, ""), (6, ", ...")])
+def test_five_groups_are_named_of_a_model_that_a_plan_does_not_fit(num_groups, rest):
+    tensor = images = keras.Input((8, 8, 3))
+    for number in range(num_groups):
+        tensor = keras.layers.Conv2D(4, 1, name=f"conv{number}")(tensor)
+    tensor = keras.layers.GlobalAveragePooling2D()(tensor)
+    graph = ChannelGraph.from_model(keras.Model(images, keras.layers.Dense(2)(tensor)))
+    with pytest.raises(PlanError, match=rf"groups: conv0, conv1, conv2, conv3, conv4{rest}\): it is"):
+        PruningPlan({"other": (0,)}, {"other": 4}).validate(graph)
+
+
 def test_a_group_left_out_keeps_all_its_channels(graph):
     plan = PruningPlan({"second": (1, 4)}, {"second": 12})
     plan.validate(graph)
