@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import shutil
 import zlib
 
 import keras
@@ -113,8 +114,9 @@ def test_the_function_is_public():
 
 
 @pytest.mark.slow
-def test_a_finished_run_resumes_to_the_same_plan(model, result, folder):
-    assert run(model, folder, resume=True).plan == result.plan
+def test_a_finished_run_resumes_to_the_same_plan(model, result, folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "again")
+    assert run(model, tmp_path / "again", resume=True).plan == result.plan
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ import keras
 import pytest
 from PIL import Image
 
+import amc_tf
 from amc_tf.device import host_meter
 from tests.docs.in_small import FakeHost, run, small
 from tests.trained import make_classifier, make_data
@@ -34,6 +35,7 @@ def workplace(files: Path) -> Path:
     """The same with what other commands have made: networks, a run, a table."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(files)
+        patch.setattr(amc_tf, "HostMeter", FakeHost)  # first: the package remembers what the module has
         patch.setattr(host_meter, "HostMeter", FakeHost)
         run("convert", "model.keras", "--out", "model.tflite", "--overwrite")
         shutil.copy("model.tflite", "slim.tflite")
@@ -61,5 +63,6 @@ def at_work(workplace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     shutil.copytree(workplace, folder)
     monkeypatch.chdir(folder)
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data home"))
+    monkeypatch.setattr(amc_tf, "HostMeter", FakeHost)
     monkeypatch.setattr(host_meter, "HostMeter", FakeHost)
     return folder
