@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
-import amc_tf
 from amc_tf.cli import main
-from tests.docs.in_small import SMALL_SEARCH, FakeHost, runs_elsewhere, small
+from tests.docs.in_small import SMALL_SEARCH, runs_elsewhere, small
 from tests.markdown import PAGES, PHONE_MARK, ROOT, blocks, commands, page_name
 
 RUNNABLE = [page for page in PAGES if any(not command.needs_phone for command in commands(page))]
@@ -53,8 +52,7 @@ def test_the_commands_of_a_page_run_one_after_the_other(page, at_work, capsys):
 
 
 @pytest.mark.parametrize("page", WITH_PYTHON, ids=page_name)
-def test_the_python_of_a_page_runs(page, at_work, monkeypatch):
-    monkeypatch.setattr(amc_tf, "HostMeter", FakeHost)
+def test_the_python_of_a_page_runs(page, at_work):
     for block in blocks(page):
         if block.language != "python":
             continue
