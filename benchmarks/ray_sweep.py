@@ -4,7 +4,8 @@
 
 The demo network is compressed to four budgets on the digits, without fine-tuning, on a cluster whose nodes
 are processes of this machine with one processor each; the machine must have two and be quiet. Then the sweep
-is done again on two nodes, one of which is killed when each of the first two searches is half done. The
+is done again on two nodes, one of which is killed when each of the first two searches is half done; its
+plans are compared with those of the sweep that nothing happened to. The
 seconds of one trial on a cluster that stands already, measured so, give the estimate for more phones, each of
 which times one search at a time: a phone adds to a trial what it takes to time a candidate.
 """
@@ -53,6 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         found[f"{num_nodes} workers"] = {"seconds": seconds, "seconds_of_each_search": trials}
     found["speed_up"] = found["1 workers"]["seconds"] / found["2 workers"]["seconds"]
     found["killed"] = _sweep_and_kill(args.out / "killed", args.episodes)
+    found["killed"]["same_plans"] = _count_same_plans(args.out / "killed", args.out / "2 workers")
     alone = statistics.median(found["1 workers"]["seconds_of_each_search"])
     found["estimate"] = estimate(
         alone + args.episodes * args.seconds_per_candidate, num_searches=1000, num_phones=100
@@ -107,7 +109,7 @@ def _sweep(
     return seconds, [summary["seconds"]["total"] for summary in result.summaries.values()]
 
 
-def _sweep_and_kill(out: Path, episodes: int) -> dict[str, float]:
+def _sweep_and_kill(out: Path, episodes: int) -> dict[str, Any]:
     """Kills one of two nodes in the middle of a sweep, and returns what that has cost."""
     files = [out / str(budget) / "episodes.jsonl" for budget in BUDGETS]
     again: list[int] = []
@@ -126,6 +128,11 @@ def _sweep_and_kill(out: Path, episodes: int) -> dict[str, float]:
 
     seconds, _ = _sweep(out, episodes, 2, watch)
     return {"seconds": seconds, "episodes_played_again": sum(again)}
+
+
+def _count_same_plans(out: Path, other: Path) -> int:
+    files = [Path(str(budget)) / "plan.json" for budget in BUDGETS]
+    return sum((out / file).read_bytes() == (other / file).read_bytes() for file in files)
 
 
 if __name__ == "__main__":
