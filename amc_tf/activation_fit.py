@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import scipy.linalg
 import tensorflow as tf
-import threadpoolctl
 from numpy.typing import NDArray
 
+from amc_tf.blas import one_thread
 from amc_tf.calibration import add_ridge
 from amc_tf.masked_solve import solve_masked
 
@@ -83,15 +83,14 @@ class LeastSquares:
         if kept is not None:
             self._moments = gram
             return
-        # One thread: TensorFlow's threads are awake, and two pools on the same cores wait for each other.
-        with threadpoolctl.threadpool_limits(1, user_api="blas"):
+        with one_thread():
             self._factor = scipy.linalg.cho_factor(gram, overwrite_a=True)
 
     def solve(self, targets: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Returns the kernel, float64 [inputs, outputs], and the constant, float64 [outputs], for targets."""
         mean = tf.reduce_mean(targets, axis=0) if self._has_intercept else tf.zeros(targets.shape[1])
         missing = self._moments_with(targets - mean) - self._pull
-        with threadpoolctl.threadpool_limits(1, user_api="blas"):
+        with one_thread():
             kernel = self._start + self._change(missing)
         constant = mean.numpy() - self._mean @ kernel if self._has_intercept else np.zeros(kernel.shape[1])
         return kernel, constant

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import threadpoolctl
 from numpy.typing import NDArray
 
+from amc_tf.blas import one_thread
 from amc_tf.calibration import InputStatistics, add_ridge
 
 _RIDGE = 1e-2  # as in the reconstruction that follows
@@ -88,8 +88,7 @@ def elimination_order(readers: Sequence[Reader], fixed_costs: NDArray[np.float64
     """
     left = list(range(len(fixed_costs)))
     gone = []
-    # One thread: TensorFlow's threads are awake, and two pools on the same cores wait for each other.
-    with threadpoolctl.threadpool_limits(1, user_api="blas"):
+    with one_thread():
         while left:
             costs = sum((reader.costs() for reader in readers), fixed_costs[left])
             position = int(np.argmin(costs))

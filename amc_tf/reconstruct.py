@@ -7,9 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import scipy.linalg
-import threadpoolctl
 from numpy.typing import NDArray
 
+from amc_tf.blas import one_thread
 from amc_tf.calibration import Calibration, InputStatistics, add_ridge
 from amc_tf.errors import SettingsError
 from amc_tf.network import NetworkFunction
@@ -47,9 +47,7 @@ class Reconstructor:
         """Returns slim weights for a plan, readers of pruned channels re-fitted; float32."""
         weights = self._network.slice(plan)
         masks = plan.masks(self._network.graph)
-        # A thread for each layer: TensorFlow's threads are awake, and those of a BLAS would wait for them.
-        limit = threadpoolctl.threadpool_limits(1, user_api="blas")
-        with limit, ThreadPoolExecutor(os.cpu_count()) as pool:
+        with one_thread(), ThreadPoolExecutor(os.cpu_count()) as pool:
             refits = [
                 pool.submit(self._refit, weights, path, statistics, masks)
                 for path, statistics in self._calibration.inputs.items()

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-import threadpoolctl
 from numpy.typing import NDArray
 
+from amc_tf.blas import one_thread
 from amc_tf.calibration import Calibration, InputStatistics, add_ridge
 from amc_tf.errors import SettingsError
 from amc_tf.masked_solve import NUM_STEPS, solve_masked
@@ -56,8 +56,7 @@ class SparseReconstructor:
     def __call__(self, plan: SparsityPlan) -> Weights:
         """Returns the weights for a plan, zero where it removes them and re-fitted elsewhere; float32."""
         weights = dict(plan.apply(self._network.weights))
-        # One thread: TensorFlow's threads are awake, and two pools on the same cores wait for each other.
-        with threadpoolctl.threadpool_limits(1, user_api="blas"):
+        with one_thread():
             for path in plan.kept:
                 if path in self._calibration.inputs:
                     self._refit(weights, path, self._calibration.inputs[path], plan)

@@ -89,6 +89,7 @@ LAYERS = (
     "amc_tf.ray_evaluation",
     "amc_tf.table_networks",
     "amc_tf.windows",
+    "amc_tf.blas",
     "amc_tf.calibration",
     "amc_tf.elimination",
     "amc_tf.importance",
