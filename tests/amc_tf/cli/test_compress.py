@@ -1,9 +1,12 @@
+import contextlib
+import io
 import json
+import shutil
 
 import keras
 import pytest
 
-from amc_tf.cli import console
+from amc_tf.cli import console, main
 from amc_tf.device.operators import read_operators
 from amc_tf.device.table import LatencyTable
 from amc_tf.device.table_samples import TableSample
@@ -19,35 +22,50 @@ COMPRESS = ["compress", "tiny.keras", *SEARCH, "--finetune-epochs=1"]
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    return tmp_path_factory.mktemp("runs")
+def finished(files, tmp_path_factory):
+    """The folder of a run, and what the command wrote to stdout and stderr."""
+    folder, out, err = tmp_path_factory.mktemp("runs") / "x", io.StringIO(), io.StringIO()
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        patch.chdir(files)
+        assert main([*COMPRESS, "--out", str(folder), "--quiet"]) == 0
+    return folder, out.getvalue(), err.getvalue()
 
 
-def test_a_run_ends_with_a_table_and_a_whole_folder(amc, runs):
-    outcome = amc(*COMPRESS, "--out", runs / "x", "--quiet")
-    assert (outcome.code, outcome.err) == (0, "")
-    lines = outcome.out.splitlines()
+@pytest.fixture
+def run(finished, tmp_path):
+    """A copy of its own of the folder of a run."""
+    return shutil.copytree(finished[0], tmp_path / "x")
+
+
+def test_a_run_ends_with_a_table_and_a_whole_folder(finished):
+    folder, out, err = finished
+    assert err == ""
+    lines = out.splitlines()
     names = [line[:22].rstrip() for line in lines[1:7]]
     assert lines[0].split() == ["top-1", "top-5", "MACs", "params", "file"]
     assert names[0] == "Original"
     assert {"Uniform", "Found plan, fine-tuned", "Found plan, int8"} <= set(names)
-    assert lines[-1] == f"Report: {runs / 'x' / 'report.html'}"
-    assert [name for name in RUN_FILES if not (runs / "x" / name).exists()] == []
-    keras.models.load_model(runs / "x" / "model.keras")
+    assert lines[-1] == f"Report: {folder / 'report.html'}"
+    assert [name for name in RUN_FILES if not (folder / name).exists()] == []
+    keras.models.load_model(folder / "model.keras")
 
 
-def test_a_report_takes_measured_latencies_from_a_table(amc, runs, tmp_path):
-    operators = read_operators((runs / "x" / "model_float32.tflite").read_bytes())
+def test_a_report_takes_measured_latencies_from_a_table(amc, run, tmp_path):
+    operators = read_operators((run / "model_float32.tflite").read_bytes())
     sample = TableSample("found", operators, 1.5, 1.4, 1.7, 0.1, 150)
     LatencyTable("Pixel 8", {}, "by hand", (sample,)).save(tmp_path / "phone.json")
-    words = ["report", runs / "x", "--table", tmp_path / "phone.json"]
+    words = ["report", run, "--table", tmp_path / "phone.json"]
     outcome = amc(*words)
     assert (outcome.code, outcome.err) == (0, "")
     assert outcome.out.splitlines() == [
         f"Measured latencies from {tmp_path / 'phone.json'}: Found plan, Found plan, fine-tuned",
-        str(runs / "x" / "report.html"),
+        str(run / "report.html"),
     ]
-    summary = json.loads((runs / "x" / "summary.json").read_text())
+    summary = json.loads((run / "summary.json").read_text())
     assert summary["finetuned"]["latency_ms"]["median"] == 1.5
     assert json.loads(amc(*words, "--json").out)["measured"] == []
 
@@ -75,9 +93,9 @@ def test_a_run_by_table_alone_says_that_its_latencies_are_predicted(amc, tmp_pat
     assert "predicted latency" in found.out.splitlines()[0]
 
 
-def test_a_report_with_a_table_that_is_none_is_refused(amc, runs, tmp_path):
+def test_a_report_with_a_table_that_is_none_is_refused(amc, run, tmp_path):
     (tmp_path / "phone.json").write_text("{}")
-    outcome = amc("report", runs / "x", "--table", tmp_path / "phone.json")
+    outcome = amc("report", run, "--table", tmp_path / "phone.json")
     assert outcome.code == 1
     assert f"{tmp_path / 'phone.json'} is damaged or no latency table" in outcome.err
 
@@ -96,19 +114,19 @@ def test_json_prints_exactly_the_summary(amc, tmp_path):
 
 
 @pytest.mark.slow
-def test_an_earlier_run_is_only_touched_when_told(amc, runs):
-    refused = amc(*COMPRESS, "--out", runs / "x")
+def test_an_earlier_run_is_only_touched_when_told(amc, run):
+    refused = amc(*COMPRESS, "--out", run)
     assert refused.code == 1
     assert "holds an earlier run" in refused.err
     assert "--resume" in refused.err and "--overwrite" in refused.err
-    before = (runs / "x" / "plan.json").read_text()
-    assert amc(*COMPRESS, "--out", runs / "x", "--resume", "--quiet").code == 0
-    assert (runs / "x" / "plan.json").read_text() == before
+    before = (run / "plan.json").read_text()
+    assert amc(*COMPRESS, "--out", run, "--resume", "--quiet").code == 0
+    assert (run / "plan.json").read_text() == before
 
 
-def test_resume_and_overwrite_exclude_each_other(amc, runs):
+def test_resume_and_overwrite_exclude_each_other(amc, run):
     with pytest.raises(SystemExit) as stopped:
-        amc(*COMPRESS, "--out", runs / "x", "--resume", "--overwrite")
+        amc(*COMPRESS, "--out", run, "--resume", "--overwrite")
     assert stopped.value.code == 2
 
 
@@ -157,8 +175,8 @@ def test_an_interrupted_search_resumes_to_the_plan_of_an_uninterrupted_one(
     assert rewards[0] == rewards[1]
 
 
-def test_resuming_with_other_settings_names_the_difference(amc, runs):
-    outcome = amc(*COMPRESS, "--out", runs / "x", "--resume", "--seed=1")
+def test_resuming_with_other_settings_names_the_difference(amc, run):
+    outcome = amc(*COMPRESS, "--out", run, "--resume", "--seed=1")
     assert outcome.code == 1
     assert "is of another search" in outcome.err
 
