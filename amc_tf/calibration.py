@@ -129,8 +129,7 @@ class MomentSums:
     def add(self, rows: Any, batch: Any) -> None:
         """Adds rows, float32 [images * positions, features]; batch is the number of the batch, from 0."""
         if not self._has_pivot:
-            mean = tf.cond(batch == 0, lambda: tf.reduce_mean(rows, axis=0), self._pivot.read_value)
-            self._pivot.assign(mean)
+            self._pivot.assign(tf.where(batch == 0, tf.reduce_mean(rows, axis=0), self._pivot))
             self._has_pivot = True
         rows = tf.concat([rows - self._pivot, tf.ones_like(rows[:, :1])], axis=1)
         self._gram.assign_add(tf.matmul(rows, rows, transpose_a=True))

@@ -115,6 +115,9 @@ class ChannelGraph:
         self.outputs: tuple[tuple[ChannelMap, ...], ...] = tuple(
             tuple(map(numbering.positions, group)) for group in wired.outputs
         )
+        self._layers = {
+            call.path: (call.layer, rule) for call, rule in zip(trace.calls, self.rules, strict=True)
+        }
         self._costs = _cost_table(self)
 
     @classmethod
@@ -158,11 +161,9 @@ class ChannelGraph:
         """Counts the multiply-accumulates of all weights that hold channels of one group."""
         return self._costs.group_macs(index, self._checked(widths))
 
-    def layers(self) -> dict[str, tuple[Any, LayerRule]]:
+    def layers(self) -> Mapping[str, tuple[Any, LayerRule]]:
         """Returns layer and rule by path, each once, in network order."""
-        return {
-            call.path: (call.layer, rule) for call, rule in zip(self.trace.calls, self.rules, strict=True)
-        }
+        return self._layers
 
     def _checked(self, widths: Sequence[int] | None) -> Sequence[int]:
         if widths is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,10 +60,11 @@ def backward_elimination(graph: ChannelGraph, weights: Weights, calibration: Cal
     without statistics, or of a part of the group, adds the squares of its kernel.
     """
     scores: Scores = {}
+    readers_of = _readers(graph)
     for index, group in enumerate(graph.groups):
         readers: list[Reader] = []
         fixed_costs = np.zeros(group.num_channels)
-        for path, channel_map in _readers_of(graph, index):
+        for path, channel_map in readers_of.get(index, ()):
             kernel = _kernel_by_input(graph, weights, path)
             rows, channels = _rows_of_group(channel_map, index, len(kernel))
             statistics = calibration.inputs.get(path)
@@ -140,13 +141,15 @@ def _kernel_by_input(graph: ChannelGraph, weights: Weights, path: str) -> NDArra
     return kernel.reshape(-1, kernel.shape[axis + 1])
 
 
-def _readers_of(graph: ChannelGraph, index: int) -> Iterator[tuple[str, ChannelMap]]:
-    """Yields (path, map of its input positions) of every layer that reads a group."""
-    for path in graph.axes:
-        place = graph.layers()[path][1].reads
-        channel_map = None if place is None else graph.axes[path][place[0]][place[1]]
-        if channel_map is not None and (channel_map.group == index).any():
-            yield path, channel_map
+def _readers(graph: ChannelGraph) -> Mapping[int, Sequence[tuple[str, ChannelMap]]]:
+    """Returns (path, map of its input positions) of every layer that reads a group, by the group's index."""
+    found: dict[int, list[tuple[str, ChannelMap]]] = {}
+    for path, (_, rule) in graph.layers().items():
+        channel_map = None if rule.reads is None else graph.axes[path][rule.reads[0]][rule.reads[1]]
+        if channel_map is not None:
+            for index in np.unique(channel_map.group):
+                found.setdefault(int(index), []).append((path, channel_map))
+    return found
 
 
 def _rows_of_group(

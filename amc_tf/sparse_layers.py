@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -144,7 +144,7 @@ class SparseLayers:
         }
         return {**self.graph.layer_macs(), **kept}
 
-    def layers(self) -> dict[str, tuple[Any, LayerRule]]:
+    def layers(self) -> Mapping[str, tuple[Any, LayerRule]]:
         """Returns layer and rule by path, each once, in network order."""
         return self.graph.layers()
 
