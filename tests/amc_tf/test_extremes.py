@@ -137,7 +137,7 @@ print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
 def test_a_whole_run_fits_into_4_gib(tmp_path):
     words = (
         "compress demo --data digits --budget macs=0.5 --meter none --episodes 3 --warmup-episodes 1 "
-        "--finetune-epochs 1 --quiet --out run"
+        "--finalists 1 --finetune-epochs 1 --quiet --out run"
     ).split()
     process = subprocess.run(
         [sys.executable, "-c", MEASURED, sys.executable, "-m", "amc_tf.cli", *words],

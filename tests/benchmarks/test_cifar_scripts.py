@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from amc_tf.models.mobilenet import cifar_mobilenet
+from amc_tf.models.resnet import cifar_plain
 from benchmarks import cifar_channels, cifar_sparsity, finetune_networks, reward_predicts, search_efficiency
 from benchmarks.shared_data import load_cifar10
 from benchmarks.training import Recipe, train
@@ -40,7 +40,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def network(data: Path) -> Path:
     keras.utils.set_random_seed(0)
-    model, (training, _) = cifar_mobilenet(alpha=0.25), load_cifar10(data)
+    model, (training, _) = cifar_plain(8), load_cifar10(data)
     recipe = Recipe(epochs=3, warmup_epochs=1, batch_size=25, learning_rate=0.05, norm_momentum=0.8)
     train(model, training, recipe=recipe, seed=0, on_epoch=lambda epoch, loss: None)
     file = data / "trained.keras"
@@ -89,6 +89,7 @@ def test_weights_are_removed_with_every_seed_and_fine_tuned_with_the_first(
     data: Path, network: Path, tmp_path: Path
 ) -> None:
     options = ["--data-dir", str(data), "--input-range=-1..1", "--episodes", "4", "--search-images", "100"]
+    options += ["--calibration-images", "50", "--finalists", "1"]
     tuning = ["--epochs", "1", "--batch-size", "50", "--removed", "0.5", "--seeds", "0", "1"]
 
     assert cifar_sparsity.main([str(network), *options, *tuning, "--out", str(tmp_path)]) == 0
