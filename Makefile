@@ -52,10 +52,10 @@ test-all: lint type unit-all
 
 # In a random order, the same one each time; `make test SEED=7` takes another.
 unit: $(VENV)/installed-dev
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile --random-order --random-order-seed=$(SEED)
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --random-order --random-order-seed=$(SEED)
 
 unit-all: $(VENV)/installed-dev
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile --random-order --random-order-seed=$(SEED) -m ""
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --random-order --random-order-seed=$(SEED) -m ""
 
 # Pythons that are not there are left out. pyenv shows one of its versions only, unless it is told.
 test-versions: export PYENV_VERSION = $(shell pyenv versions --bare 2>/dev/null | paste -sd:)
@@ -69,7 +69,7 @@ test-versions:
 	done
 
 coverage: $(VENV)/installed-dev
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile --cov --cov-report=term-missing:skip-covered
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=term-missing:skip-covered
 
 # The tests of five modules against each small change of these; device/ and models/ lie where they are installed.
 mutation: $(VENV)/installed-dev
