@@ -95,6 +95,17 @@ def test_of_channels_that_say_the_same_one_stays_longest():
     assert sorted(np.argsort(energies)[1:]) == [0, 1]
 
 
+def test_one_reader_of_two_groups_orders_the_channels_of_both():
+    images = keras.Input((1, 1, 1))
+    branches = [keras.layers.Conv2D(2, 1, use_bias=False, name=name)(images) for name in ("left", "right")]
+    hidden = keras.layers.Conv2D(1, 1, use_bias=False, name="reader")(keras.layers.Concatenate()(branches))
+    model = keras.Model(images, keras.layers.Dense(3)(keras.layers.Flatten()(hidden)))
+    model.get_layer("reader").set_weights([np.array([3.0, 1.0, 4.0, 2.0])[None, None, :, None]])
+    network = NetworkFunction(model)
+    scores = find_importance("backward_elimination")(network.graph, network.weights, NOTHING)
+    assert scores["left"].tolist() == [2.0, 1.0] and scores["right"].tolist() == [2.0, 1.0]
+
+
 def test_scores_of_all_positions_and_readers_of_a_channel_add_up():
     images = keras.Input((2, 2, 3))
     hidden = keras.layers.Conv2D(4, 1, name="first")(images)
