@@ -278,6 +278,21 @@ def test_a_keras_3_model_is_trained_with_fused_batch_norm(monkeypatch, flavour, 
     assert all(model.optimizer.iterations > 0 for model in made)
 
 
+@pytest.mark.parametrize("flavour", [keras, tf_keras], ids=["keras", "tf_keras"])
+def test_the_training_step_is_traced_once(flavour):
+    traces = []
+
+    class Watched(flavour.layers.ReLU):
+        def call(self, inputs, training=False):
+            traces.extend([training] if training else [])
+            return super().call(inputs)
+
+    images = flavour.Input((8, 8, 3))
+    features = flavour.layers.GlobalAveragePooling2D()(Watched()(flavour.layers.Conv2D(4, 3)(images)))
+    tune(flavour.Model(images, flavour.layers.Dense(CLASSES)(features)))
+    assert traces == [True]
+
+
 def test_labels_that_do_not_fit_the_outputs_are_named():
     data = toy_data(16, seed=1)
     wrong = ImageData(data.images, data.labels + 1, CLASSES + 1, None)
