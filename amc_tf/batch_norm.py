@@ -48,7 +48,6 @@ class BatchNormEstimator:
             for path, (layer, rule) in network.graph.layers().items()
             if isinstance(rule, BatchNormalizationRule)
         }
-        self._measure = tf.function(self._statistics, input_signature=self._signature())
 
     def __call__(self, weights: Weights, plan: PruningPlan | None = None) -> Weights:
         """Returns the weights with new moving means and variances; the arrays given are not changed.
@@ -79,19 +78,9 @@ class BatchNormEstimator:
     def _measured(self, weights: Weights) -> Weights:
         """Returns moving_mean and moving_variance over all images, float32 [channels], by path."""
         tensors = to_tensors(weights)  # faster than the function's own conversion, and once for all batches
-        found = [self._measure(batch, tensors) for batch in self._batches]
+        found = [self._network.batch_statistics(batch, tensors) for batch in self._batches]
         sizes = [len(batch) for batch in self._batches]
         return {path: _combine([statistics[path] for statistics in found], sizes) for path in self._layers}
-
-    def _statistics(self, images: Any, weights: Any) -> dict[str, Any]:
-        """Returns for each batch normalisation float32 [calls, 2, channels]: means and variances."""
-        statistics: dict[str, list[tuple[Any, Any]]] = {}
-        self._network.run(images, weights, statistics=statistics)
-        return {path: tf.stack([tf.stack(pair) for pair in pairs]) for path, pairs in statistics.items()}
-
-    def _signature(self) -> list[Any]:
-        images = tf.TensorSpec((None, *self._network.input_shape), tf.float32)
-        return [images, self._network.weight_signature(self._network.weights)]
 
 
 def _move(

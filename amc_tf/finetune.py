@@ -235,7 +235,7 @@ class _Distiller:
             optimizer = _optimizer(keras_of(student), settings, batches.num_steps)
             if uses_half(student, kinds=("float16",)):  # whose small gradients would be rounded to zero
                 optimizer = keras_of(student).mixed_precision.LossScaleOptimizer(optimizer)
-            optimizer.build(student.trainable_variables)  # or the first step would make it, and be traced twice
+            optimizer.build(student.trainable_variables)  # not in the first step, which would be traced twice
             student.compile(optimizer=optimizer, loss=self._loss)
         self._replicas = None if strategy is None else Replicas(strategy, student, batch_size=batches.size)
 

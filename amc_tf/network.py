@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -122,6 +123,22 @@ class NetworkFunction:
                 outputs = rule.apply(call, inputs, given)
             tensors.update(zip(call.outputs, outputs, strict=True))
         return tensors[self.graph.trace.outputs[0]]
+
+    @functools.cached_property
+    def batch_statistics(self) -> Callable[[Any, Any], dict[str, Any]]:
+        """The compiled function (images, weights) -> what each batch normalisation sees, by its path.
+
+        It takes tensors, as `run` does, and returns means and variances, float32 [calls, 2, channels]; each
+        normalisation normalises by the batch.
+        """
+
+        def compute(images: Any, weights: Any) -> dict[str, Any]:
+            statistics: dict[str, list[tuple[Any, Any]]] = {}
+            self.run(images, weights, statistics=statistics)
+            return {path: tf.stack([tf.stack(pair) for pair in pairs]) for path, pairs in statistics.items()}
+
+        images = tf.TensorSpec((None, *self.input_shape), tf.float32)
+        return tf.function(compute, input_signature=[images, self.weight_signature(self.weights)])
 
     def _compile(self, prepared: Mapping[str, Mapping[str, Any]]) -> Any:
         if self._compiled is None:

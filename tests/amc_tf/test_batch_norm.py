@@ -115,14 +115,15 @@ def test_weights_given_are_not_changed_and_all_else_is_passed_on():
     assert estimated["conv1"] is network.weights["conv1"]
 
 
-def test_networks_of_any_width_share_one_trace():
+def test_networks_of_any_width_and_all_estimators_share_one_trace():
     network, images = NetworkFunction(two_norms(keras)), random_images()
-    estimator = BatchNormEstimator(network, images)
+    estimators = [BatchNormEstimator(network, images[:count]) for count in (20, len(images))]
     for seed in range(3):
         plan = random_plan(network.graph, seed)
-        estimator(network.slice(plan), plan)
+        for estimator in estimators:
+            estimator(network.slice(plan), plan)
 
-    assert estimator._measure.experimental_get_tracing_count() == 1
+    assert network.batch_statistics.experimental_get_tracing_count() == 1
 
 
 def test_a_network_without_batch_norm_passes_through():
