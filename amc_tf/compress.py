@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -186,6 +187,7 @@ class _Compression:
         self._folder = folder
         self._clock = Clock(task.progress)
         self._measurer = ResultMeasurer(task.split.test, input_range=task.input_range, meter=meter)
+        self._convert = functools.cache(self._convert_anew)
 
     def run(
         self, budget: Budget, *, num_stages: int, finetune_uniform: bool, labels: Mapping[str, Any]
@@ -271,15 +273,19 @@ class _Compression:
         original_int8 = self._convert(model, "int8")
         measurer, slim = self._measurer, count_cost(models["finetuned"])
         results = {"baseline": measurer.measure_model(model, original, cost=full, reference=original)}
-        for name, model in models.items():
+
+        @functools.cache  # without epochs the fine-tuned network is the pruned one
+        def measured(model: Any) -> NetworkResult:
             content = self._convert(model, "float32")
-            results[name] = measurer.measure_model(model, content, cost=count_cost(model), reference=original)
+            return measurer.measure_model(model, content, cost=count_cost(model), reference=original)
+
+        results.update({name: measured(model) for name, model in models.items()})
         for name, content in {"int8_baseline": original_int8, **int8}.items():
             cost = full if name == "int8_baseline" else slim
             results[name] = measurer.measure_tflite(content, cost=cost, reference=original_int8)
         return results
 
-    def _convert(self, model: Any, precision: str) -> bytes:
+    def _convert_anew(self, model: Any, precision: str) -> bytes:
         return self._task.convert(model, precision, input_shape=self._original.input_shape)
 
 

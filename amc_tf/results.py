@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 from typing import Any
 
@@ -68,6 +69,7 @@ class ResultMeasurer:
         self._data = data
         self._input_range = input_range
         self._meter = meter
+        self._compiled = functools.cache(compiled)
 
     def measure_model(self, model: Any, tflite: bytes, *, cost: Cost, reference: bytes) -> NetworkResult:
         """Measures a Keras model, and what it was converted to.
@@ -78,7 +80,7 @@ class ResultMeasurer:
             cost: its exact cost.
             reference: the network beside which it is timed.
         """
-        found = accuracy(compiled(model), self._data, input_range=self._input_range)
+        found = accuracy(self._compiled(model), self._data, input_range=self._input_range)
         return _result(found, cost, tflite, latency=self._time(tflite, reference))
 
     def measure_tflite(self, tflite: bytes, *, cost: Cost, reference: bytes) -> NetworkResult:
@@ -106,7 +108,7 @@ class ResultMeasurer:
         """
         images = to_input_range(self._data.images[:_NUM_VERIFICATION_IMAGES], self._input_range)
         try:
-            return verify(tflite, compiled(in_float32(model)), images, precision=precision).to_json()
+            return verify(tflite, self._compiled(in_float32(model)), images, precision=precision).to_json()
         except ConversionError as error:
             if precision == "float32":
                 raise

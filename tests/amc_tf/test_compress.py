@@ -1,4 +1,5 @@
 import dataclasses
+import hashlib
 import json
 import re
 import subprocess
@@ -33,6 +34,7 @@ from amc_tf.score import Score, Scorer
 from amc_tf.search import SearchResult
 from amc_tf.session import PruningSession
 from amc_tf.settings import AgentSettings, FinetuneSettings, SearchSettings, quantization_settings
+from amc_tf.task import CompressionTask
 from tests.harness import relative_error
 from tests.trained import NUM_CLASSES, RANGE, ScriptedMeter, make_classifier, make_data, make_table
 
@@ -478,6 +480,22 @@ def test_a_run_by_table_alone_marks_every_network_that_the_table_has_not_timed(m
     assert not latencies["baseline"]["predicted"]
     assert latencies["int8"] is None
     assert "float32" in result.summary["int8"]["not_timed"]
+
+
+@pytest.mark.usefixtures("no_search")
+def test_without_fine_tuning_the_final_network_is_not_converted_and_timed_again(model, monkeypatch):
+    converted, meter = [], ScriptedMeter()
+
+    class Counting(CompressionTask):
+        def convert(self, model, precision, *, input_shape):
+            converted.append((model, precision))
+            return super().convert(model, precision, input_shape=input_shape)
+
+    monkeypatch.setattr(sys.modules["amc_tf.compress"], "CompressionTask", Counting)
+    result = run(model, meter=meter)
+    final = hashlib.sha256(result.tflite["float32"]).hexdigest()
+    assert len(converted) == len(set(converted)) == 4  # uniform, final, and both int8
+    assert meter.seen.count(final) == 2 * 3, "as uniform and as the final network, three timings each"
 
 
 @pytest.mark.usefixtures("no_search")
