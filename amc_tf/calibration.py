@@ -177,4 +177,4 @@ def _make_step(
         network.run(images, weights, observer=observe)
 
     signature = [tf.TensorSpec((None, *network.input_shape)), tf.TensorSpec((), tf.int32)]
-    return tf.function(step, input_signature=signature)
+    return tf.function(step, input_signature=signature, autograph=False)

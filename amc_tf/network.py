@@ -137,16 +137,21 @@ class NetworkFunction:
             self.run(images, weights, statistics=statistics)
             return {path: tf.stack([tf.stack(pair) for pair in pairs]) for path, pairs in statistics.items()}
 
-        images = tf.TensorSpec((None, *self.input_shape), tf.float32)
-        return tf.function(compute, input_signature=[images, self.weight_signature(self.weights)])
+        return self._function(compute, self.weights)
 
     def _compile(self, prepared: Mapping[str, Mapping[str, Any]]) -> Any:
         if self._compiled is None:
-            images = tf.TensorSpec((None, *self.input_shape), tf.float32)
-            self._compiled = tf.function(self.run, input_signature=[images, self.weight_signature(prepared)])
+            self._compiled = self._function(self.run, prepared)
         return self._compiled
 
-    def weight_signature(
+    def _function(self, compute: Callable[..., Any], weights: Mapping[str, Mapping[str, Any]]) -> Any:
+        """Compiles a function of images and weights for any number of either; its Python is run as it is."""
+        images = tf.TensorSpec((None, *self.input_shape), tf.float32)
+        return tf.function(
+            compute, input_signature=[images, self._weight_signature(weights)], autograph=False
+        )
+
+    def _weight_signature(
         self, weights: Mapping[str, Mapping[str, Any]]
     ) -> dict[str, dict[str, tf.TensorSpec]]:
         """Describes the weights with the axes left open along which channels run."""
