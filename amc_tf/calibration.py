@@ -112,7 +112,8 @@ def add_ridge(
     """
     diagonal = np.diag_indices_from(moments)
     least = _ROUNDING * mean_square.mean()
-    moments[diagonal] += max(ridge * moments[diagonal].mean(), least) + np.finfo(np.float32).tiny
+    flushed = len(moments) * np.finfo(np.float32).tiny  # where TensorFlow takes squares near 0 for 0
+    moments[diagonal] += max(ridge * moments[diagonal].mean(), least) + flushed
 
 
 class MomentSums:

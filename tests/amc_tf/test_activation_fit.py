@@ -80,3 +80,16 @@ def test_strong_ridge_keeps_the_kernel():
     found, _ = fit(samples, start, ridge=1e6, intercept=True, linear=RELU)
 
     np.testing.assert_allclose(found, start, atol=1e-4)
+
+
+def test_inputs_whose_squares_tensorflow_takes_for_zero_are_fitted():
+    rng = np.random.default_rng(0)
+    spread = 10.0 ** rng.uniform(-20, -18, 512)  # as behind many layers that each make them smaller
+    mixed = rng.normal(0, 1, (800, 4)) @ rng.normal(0, 1, (4, 512)) * spread
+    inputs = tf.constant(mixed, tf.float32)
+    samples = Samples(inputs, tf.zeros((800, 2)), tf.zeros((800, 2)))
+    start = rng.normal(0, 1, (512, 2))
+
+    kernel, constant = fit(samples, start, ridge=1e-2, intercept=True, linear=None)
+
+    assert np.isfinite(kernel).all() and np.abs(constant).max() < 1e-15
