@@ -76,14 +76,12 @@ class Recovery:
             # A sparsity plan removes no channels.
             found = [self._estimate(scored, plan if isinstance(plan, PruningPlan) else None)]
         if self._settings.reconstruct:
-            found = [*(self._refit(ridge)(plan, start=scored) for ridge in _RIDGES), *found]
+            in_order = SequentialReconstructor(self._network, self._images(), seed=self._settings.seed)
+            found = [*in_order.with_ridges(plan, scored, _RIDGES), *found]
         best = found[0] if len(found) == 1 else max(found, key=self._top1)
         if self._accuracy_floor and self._top1(best) < self._accuracy_floor <= self._top1(scored):
             return scored
         return best
-
-    def _refit(self, ridge: float) -> SequentialReconstructor:
-        return SequentialReconstructor(self._network, self._images(), ridge=ridge, seed=self._settings.seed)
 
     @cached_property
     def _estimate(self) -> BatchNormEstimator:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from amc_tf.activation_fit import Range, Samples, fit, linear_range
 from amc_tf.calibration import MAX_FEATURES
 from amc_tf.errors import SettingsError
-from amc_tf.layers.base import LayerRule
+from amc_tf.layers.base import LayerRule, Reading
 from amc_tf.layers.weighted import scale_and_offset
 from amc_tf.network import NetworkFunction, is_linear
 from amc_tf.plan import PruningPlan
@@ -74,8 +75,7 @@ class SequentialReconstructor:
         batch_size: int = 100,
         seed: int = 0,
     ) -> None:
-        if ridge <= 0:
-            raise SettingsError(f"ridge={ridge} was given: it must be above 0.")
+        _check_ridge(ridge)
         self._network = network
         self._images = images
         self._points = points_per_image
@@ -92,47 +92,69 @@ class SequentialReconstructor:
             plan: what is kept.
             start: slim weights, whose kernels are what the ridge pulls towards; the original's by default.
         """
-        walk = _Walk(self._network, plan, self._images, self._batch_size)
+        return self.with_ridges(plan, start, [self._ridge])[0]
+
+    def with_ridges(
+        self, plan: PruningPlan | SparsityPlan, start: Weights | None, ridges: Sequence[float]
+    ) -> list[Weights]:
+        """Returns what a call with each of several ridges does; the original network is computed once.
+
+        Args:
+            plan: as of a call.
+            start: as of a call.
+            ridges: each above 0.
+
+        Raises:
+            SettingsError: if a ridge is not above 0.
+        """
+        for ridge in ridges:
+            _check_ridge(ridge)
+        walk = _Walk(self._network, plan, self._images, self._batch_size, num_slims=len(ridges))
         calls, rules = self._network.graph.trace.calls, self._network.graph.rules
         for number, (call, rule) in enumerate(zip(calls, rules, strict=True)):
             walk.take_in(number)
             if walk.can_refit(call, rule):
-                self._refit(walk, call, rule, start or walk.weights, key=(self._seed, number))
+                self._refit(walk, call, rule, start, ridges, key=(self._seed, number))
             walk.compute(number)
-        return walk.weights
+        return [slim.weights for slim in walk.slims]
 
     def _refit(
-        self, walk: _Walk, call: Call, rule: LayerRule, start_from: Weights, *, key: tuple[int, int]
+        self,
+        walk: _Walk,
+        call: Call,
+        rule: LayerRule,
+        start: Weights | None,
+        ridges: Sequence[float],
+        *,
+        key: tuple[int, int],
     ) -> None:
-        """Replaces the kernel of one layer in the slim weights."""
+        """Replaces the kernel of one layer in the weights of each slim network."""
         name, axis = rule.reads or ("", 0)
-        kernel = start_from[call.path][name]
         columns = walk.kept(call.path, name, axis + 1)
         behind = walk.behind(call, columns)
-        samples = self._sample(walk, call, rule, behind, columns, key)
+        wanted = self._wanted(walk, call, rule, behind, columns, key)
         # In units of the sum that the activation sees; outputs without a scale there keep their kernel.
         counts = np.abs(behind.scale) > _SMALLEST_SCALE
         scale = np.where(counts, behind.scale, 1.0)
-        start = kernel.reshape(-1, kernel.shape[-1]).astype(np.float64)
-
-        def fitted(*, intercept: bool) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-            return fit(
-                samples,
-                start * scale,
-                ridge=self._ridge,
-                intercept=intercept,
+        for slim, others, ridge in zip(walk.slims, behind.slim_others, ridges, strict=True):
+            kernel = (start or slim.weights)[call.path][name]
+            before = kernel.reshape(-1, kernel.shape[-1]).astype(np.float64)
+            fitted = functools.partial(
+                fit,
+                _sample(slim, call, rule, wanted, others),
+                before * scale,
+                ridge=ridge,
                 linear=behind.linear,
                 kept=walk.kept_weights(call.path),
             )
+            found, constant = fitted(intercept=True)
+            shift = np.where(counts, (constant - behind.offset) / scale, 0.0)
+            if not shift_outputs(self._network, slim.weights, call.path, shift.astype(np.float32)):
+                found, _ = fitted(intercept=False)
+            refitted = np.where(counts, found / scale, before).astype(np.float32).reshape(kernel.shape)
+            slim.weights[call.path] = {**slim.weights[call.path], name: refitted}
 
-        found, constant = fitted(intercept=True)
-        shift = np.where(counts, (constant - behind.offset) / scale, 0.0)
-        if not shift_outputs(self._network, walk.weights, call.path, shift.astype(np.float32)):
-            found, _ = fitted(intercept=False)
-        refitted = np.where(counts, found / scale, start).astype(np.float32).reshape(kernel.shape)
-        walk.weights[call.path] = {**walk.weights[call.path], name: refitted}
-
-    def _sample(
+    def _wanted(
         self,
         walk: _Walk,
         call: Call,
@@ -140,29 +162,39 @@ class SequentialReconstructor:
         behind: _Behind,
         columns: NDArray[np.int64],
         key: tuple[int, int],
-    ) -> Samples:
-        """Gathers slim inputs, and what the sum behind the layer should be, at sampled positions."""
+    ) -> list[_Wanted]:
+        """Samples positions, and gathers what the sum behind the layer should be there."""
         name = (rule.reads or ("", 0))[0]
         full = self._network.weights[call.path][name]
         kernel = tf.constant(full.reshape(-1, full.shape[-1])[:, columns] * behind.scale)
-        num_inputs = math.prod(walk.weights[call.path][name].shape[:-1])
+        num_inputs = math.prod(walk.slims[0].weights[call.path][name].shape[:-1])
         most = max(1, _MAX_SAMPLE_BYTES // (4 * num_inputs * walk.num_images))
         parts = []
         for number, batch in enumerate(walk.batches):
-            original, slim = (
-                rule.reading(call, [tensors[call.inputs[0]][batch]], weights[call.path])
-                for tensors, weights in walk.both()
-            )
+            reading = _reading(call, rule, walk.original, self._network.weights, batch)
             positions = sample_positions(
-                slim, min(self._points, most), tf.constant((key[0] + number, key[1]))
+                reading, min(self._points, most), tf.constant((key[0] + number, key[1]))
             )
-            wanted = read_windows(original, positions) @ kernel + behind.offset.astype(np.float32)
-            beside = tf.zeros_like(wanted)
+            sums = read_windows(reading, positions) @ kernel + behind.offset.astype(np.float32)
             if behind.others is not None:
-                wanted += _at(behind.others[0][batch], positions)
-                beside = _at(behind.others[1][batch], positions)
-            parts.append((read_windows(slim, positions), wanted, beside))
-        return Samples(*(tf.concat(part, axis=0) for part in zip(*parts, strict=True)))
+                sums += _at(behind.others[batch], positions)
+            parts.append(_Wanted(batch, positions, sums))
+        return parts
+
+
+@dataclasses.dataclass(frozen=True)
+class _Wanted:
+    """What the sum behind a layer should be at sampled positions of a batch.
+
+    Attributes:
+        batch: the images, as a part of all.
+        positions: int32 [positions], the same ones in each image.
+        sums: float32 [batch * positions, outputs].
+    """
+
+    batch: slice
+    positions: Any
+    sums: Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,19 +204,34 @@ class _Behind:
     Attributes:
         scale: float32 [outputs], of the batch normalisation.
         offset: float32 [outputs], of bias and batch normalisation, in the original network.
-        others: the other terms of the sum in the original and in the slim network, float32 [images, rows,
-            columns, outputs]; None without a sum, or where a term is not known yet.
+        others: the other terms of the sum in the original, float32 [images, rows, columns, outputs]; None
+            without a sum, or where a term is not known yet.
+        slim_others: likewise, in each of the slim networks.
         linear: where the activation is the identity; None where there is none, or it is nowhere flat.
     """
 
     scale: NDArray[np.float32]
     offset: NDArray[np.float32]
-    others: tuple[Any, Any] | None
+    others: Any
+    slim_others: Sequence[Any]
     linear: Range | None
 
 
+@dataclasses.dataclass
+class _Slim:
+    """A slim network on its way through a walk.
+
+    Attributes:
+        weights: its weights, float32.
+        tensors: its tensors that are still read, by number, all images in each.
+    """
+
+    weights: Weights
+    tensors: dict[int, Any] = dataclasses.field(default_factory=dict)
+
+
 class _Walk:
-    """Original and slim network, computed side by side on many images, call by call.
+    """Original and slim networks of one plan, computed side by side on many images, call by call.
 
     Feature maps of all images would not fit into memory where they are large. There few images will do, for
     every one has many positions, and layers few channels; further on, where maps are small and layers are
@@ -192,8 +239,7 @@ class _Walk:
 
     Attributes:
         original: tensors of the original network that are still read, by number, all images in each.
-        slim: likewise of the slim one.
-        weights: weights of the slim network.
+        slims: the slim networks.
         num_images: images taken in so far.
         batches: parts of these.
     """
@@ -204,21 +250,23 @@ class _Walk:
         plan: PruningPlan | SparsityPlan,
         images: NDArray[np.float32],
         batch_size: int,
+        *,
+        num_slims: int,
     ) -> None:
         self._network = network
         self._trace = network.graph.trace
         self._sparsity = plan if isinstance(plan, SparsityPlan) else None
         channels = PruningPlan({}, {}) if isinstance(plan, SparsityPlan) else plan
         self._masks = channels.masks(network.graph)
-        self.weights = network.slice(channels)
+        weights = network.slice(channels)
         if self._sparsity is not None:
-            self.weights = self._sparsity.apply(self.weights)
+            weights = self._sparsity.apply(weights)
+        self.slims = [_Slim(dict(weights)) for _ in range(num_slims)]
         self._images = images
         self._batch_size = batch_size
         self.num_images = 0
         self.batches: list[slice] = []
         self.original: dict[int, Any] = {}
-        self.slim: dict[int, Any] = {}
         self._readers: dict[int, list[Call]] = {}
         self._last_use: dict[int, int] = {}
         self._num_calls: dict[str, int] = {}
@@ -235,7 +283,7 @@ class _Walk:
             return
         starts = range(self.num_images, wanted, self._batch_size)
         batches = [slice(first, min(first + self._batch_size, wanted)) for first in starts]
-        for tensors, weights in self.both():
+        for tensors, weights in self._networks():
             parts = [self._compute_up_to(number, self._images[batch], weights) for batch in batches]
             for tensor in parts[0]:
                 known = [tensors[tensor]] if tensor in tensors else []
@@ -253,9 +301,10 @@ class _Walk:
             self._forget(tensors, call, position)
         return tensors
 
-    def both(self) -> tuple[tuple[dict[int, Any], Weights], ...]:
-        """Returns tensors and weights of the original and of the slim network."""
-        return (self.original, self._network.weights), (self.slim, self.weights)
+    def _networks(self) -> list[tuple[dict[int, Any], Weights]]:
+        """Returns tensors and weights of the original and of the slim networks."""
+        slims = [(slim.tensors, slim.weights) for slim in self.slims]
+        return [(self.original, self._network.weights), *slims]
 
     def _forget(self, tensors: dict[int, Any], call: Call, number: int) -> None:
         """Drops the inputs and outputs of a call that no later one reads."""
@@ -271,7 +320,7 @@ class _Walk:
         axes = self._network.graph.axes.get(call.path, {}).get(name)
         if axes is None or axes[axis] is None:
             return False
-        return math.prod(self.weights[call.path][name].shape[:-1]) <= MAX_FEATURES
+        return math.prod(self.slims[0].weights[call.path][name].shape[:-1]) <= MAX_FEATURES
 
     def kept(self, path: str, name: str, axis: int) -> NDArray[np.int64]:
         """Returns the positions of a weight axis that stay, int64."""
@@ -290,10 +339,11 @@ class _Walk:
     def behind(self, call: Call, columns: NDArray[np.int64]) -> _Behind:
         """Returns what becomes of the outputs of a reading layer that stay (`columns`)."""
         arrays = self._network.weights[call.path]
+        no_others = [None] * len(self.slims)
         scale = np.ones(len(columns), np.float32)
         offset = arrays["bias"][columns] if "bias" in arrays else np.zeros(len(columns), np.float32)
         if not is_linear(call.layer):
-            return _Behind(scale, offset, None, linear_range(call.layer))
+            return _Behind(scale, offset, None, no_others, linear_range(call.layer))
         tensor = call.outputs[0]
         reader = self._only_reader(tensor)
         if reader is not None and self._network.folded.get(reader.path) == call.path:
@@ -302,26 +352,27 @@ class _Walk:
             offset = offset * scale + shift
             tensor = reader.outputs[0]
             reader = self._only_reader(tensor)
-        others = None
-        if reader is not None and type(reader.layer).__name__ == "Add":
-            others = self._other_terms(reader, tensor, columns)
-            if others is None:
-                return _Behind(scale, offset, None, None)
-            reader = self._only_reader(reader.outputs[0])
-        return _Behind(scale, offset, others, _range_of(reader))
+        if reader is None or type(reader.layer).__name__ != "Add":
+            return _Behind(scale, offset, None, no_others, _range_of(reader))
+        others = self._other_terms(reader, tensor, columns)
+        if others is None:
+            return _Behind(scale, offset, None, no_others, None)
+        return _Behind(scale, offset, *others, _range_of(self._only_reader(reader.outputs[0])))
 
-    def _other_terms(self, reader: Call, tensor: int, columns: NDArray[np.int64]) -> tuple[Any, Any] | None:
-        """Returns what a sum adds to a tensor, originally and now; None if that is not known yet."""
+    def _other_terms(
+        self, reader: Call, tensor: int, columns: NDArray[np.int64]
+    ) -> tuple[Any, Sequence[Any]] | None:
+        """Returns what a sum adds to a tensor, originally and in each slim network; None if not known yet."""
         others = [other for other in reader.inputs if other != tensor]
-        if any(other not in self.slim for other in others) or len({*reader.input_shapes}) > 1:
+        if any(other not in self.original for other in others) or len({*reader.input_shapes}) > 1:
             return None
         original = sum(tf.gather(self.original[other], columns, axis=-1) for other in others)
-        return original, sum(self.slim[other] for other in others)
+        return original, [sum(slim.tensors[other] for other in others) for slim in self.slims]
 
     def compute(self, number: int) -> None:
-        """Computes a call in both networks, and forgets what no later call reads."""
+        """Computes a call in all networks, and forgets what no later call reads."""
         call, rule = self._trace.calls[number], self._network.graph.rules[number]
-        for tensors, weights in self.both():
+        for tensors, weights in self._networks():
             tensors.update(zip(call.outputs, self._apply(call, rule, tensors, weights), strict=True))
             self._forget(tensors, call, number)
 
@@ -336,6 +387,29 @@ class _Walk:
     def _only_reader(self, tensor: int) -> Call | None:
         readers = self._readers.get(tensor, [])
         return readers[0] if len(readers) == 1 else None
+
+
+def _check_ridge(ridge: float) -> None:
+    if ridge <= 0:
+        raise SettingsError(f"ridge={ridge} was given: it must be above 0.")
+
+
+def _reading(
+    call: Call, rule: LayerRule, tensors: Mapping[int, Any], weights: Weights, batch: slice
+) -> Reading:
+    """Tells what a reading layer sees of a batch in the network that tensors and weights belong to."""
+    return rule.reading(call, [tensors[call.inputs[0]][batch]], weights[call.path])
+
+
+def _sample(slim: _Slim, call: Call, rule: LayerRule, wanted: Sequence[_Wanted], others: Any) -> Samples:
+    """Gathers what a layer of a slim network reads where it is known what it should put out."""
+    parts = []
+    for part in wanted:
+        reading = _reading(call, rule, slim.tensors, slim.weights, part.batch)
+        inputs = read_windows(reading, part.positions)
+        beside = tf.zeros_like(part.sums) if others is None else _at(others[part.batch], part.positions)
+        parts.append((inputs, part.sums, beside))
+    return Samples(*(tf.concat(part, axis=0) for part in zip(*parts, strict=True)))
 
 
 def _range_of(reader: Call | None) -> Range | None:

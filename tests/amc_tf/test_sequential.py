@@ -214,6 +214,26 @@ def test_same_seed_gives_the_same_weights_and_positions_depend_on_it():
     assert np.abs(first["outer0"]["kernel"] - other["outer0"]["kernel"]).max() > 1e-3
 
 
+def test_several_ridges_at_once_give_what_each_gives_alone():
+    network, images = NetworkFunction(residual_network()), random_images(20)
+    plan, ridges = random_plan(network.graph), (0.01, 1.0)
+    start = {
+        path: {name: 0.9 * array for name, array in arrays.items()}
+        for path, arrays in network.slice(plan).items()
+    }
+
+    together = SequentialReconstructor(network, images).with_ridges(plan, start, ridges)
+
+    for ridge, weights in zip(ridges, together, strict=True):
+        alone = SequentialReconstructor(network, images, ridge=ridge)(plan, start)
+        for path, arrays in alone.items():
+            for name, array in arrays.items():
+                np.testing.assert_array_equal(weights[path][name], array)
+    assert np.abs(together[0]["outer0"]["kernel"] - together[1]["outer0"]["kernel"]).max() > 1e-3
+    with pytest.raises(SettingsError, match="ridge=0 was given"):
+        SequentialReconstructor(network, images).with_ridges(plan, start, (1.0, 0))
+
+
 def test_batches_of_any_size_give_the_same_weights():
     network, images = NetworkFunction(residual_network(num_blocks=1)), random_images(20)
     plan = random_plan(network.graph)
@@ -250,13 +270,17 @@ def test_more_images_are_taken_in_where_feature_maps_are_smaller(monkeypatch):
     plan = PruningPlan({"half": (0, 3, 5)}, {"half": 8})
 
     def walk_through():
-        walk = sequential._Walk(network, plan, images, batch_size=4)
+        walk = sequential._Walk(network, plan, images, batch_size=4, num_slims=1)
         numbers = {}
         for number, call in enumerate(network.graph.trace.calls):
             walk.take_in(number)
             numbers[call.path] = walk.num_images
             if call.path == "small":
-                return numbers, walk.slim[call.inputs[0]].numpy(), walk.original[call.inputs[0]].numpy()
+                return (
+                    numbers,
+                    walk.slims[0].tensors[call.inputs[0]].numpy(),
+                    walk.original[call.inputs[0]].numpy(),
+                )
             walk.compute(number)
         raise AssertionError("no layer is called small")
 

@@ -1,5 +1,6 @@
 import dataclasses
 import re
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -429,8 +430,9 @@ def test_recovery_returns_the_best_weights_and_those_scored_only_for_the_floor(
     monkeypatch.setattr(recover, "_found", {})
     monkeypatch.setattr(recover, "_estimate", lambda weights, plan: found["all statistics"])
 
-    def reconstructor(network, images, *, ridge, seed):
-        return lambda plan, start: found["pulled" if ridge == 1.0 else "in order"]
+    def reconstructor(network, images, *, seed):
+        names = {0.01: "in order", 1.0: "pulled"}
+        return SimpleNamespace(with_ridges=lambda plan, start, ridges: [found[names[r]] for r in ridges])
 
     monkeypatch.setattr(recovery, "SequentialReconstructor", reconstructor)
     monkeypatch.setattr(recover, "_top1", top1)
