@@ -273,13 +273,10 @@ class _Compression:
         original_int8 = self._convert(model, "int8")
         measurer, slim = self._measurer, count_cost(models["finetuned"])
         results = {"baseline": measurer.measure_model(model, original, cost=full, reference=original)}
-
-        @functools.cache  # without epochs the fine-tuned network is the pruned one
-        def measured(model: Any) -> NetworkResult:
+        measure = functools.cache(measurer.measure_model)  # without epochs two names are one network
+        for name, model in models.items():
             content = self._convert(model, "float32")
-            return measurer.measure_model(model, content, cost=count_cost(model), reference=original)
-
-        results.update({name: measured(model) for name, model in models.items()})
+            results[name] = measure(model, content, cost=count_cost(model), reference=original)
         for name, content in {"int8_baseline": original_int8, **int8}.items():
             cost = full if name == "int8_baseline" else slim
             results[name] = measurer.measure_tflite(content, cost=cost, reference=original_int8)

@@ -1,4 +1,5 @@
 import dataclasses
+import hashlib
 import json
 import shutil
 import zlib
@@ -121,7 +122,12 @@ def test_a_finished_run_resumes_to_the_same_plan(model, result, folder, tmp_path
 
 @pytest.mark.slow
 def test_networks_with_sparse_kernels_are_timed_beside_the_original(model):
-    summary = run(model, meter=ScriptedMeter()).summary
+    meter = ScriptedMeter()
+    found = run(model, meter=meter)
+    summary = found.summary
+    assert summary["plan_found_by"] != "agent"
+    timings = meter.seen.count(hashlib.sha256(found.tflite).hexdigest())
+    assert timings == 2 * 3, "as a control, and as pruned and final network, which are one"
     assert summary["meter"]["name"] == "scripted"
     assert summary["finetuned"]["latency_ms"]["ratio"] < 0.8
     assert summary["finetuned_dense"]["latency_ms"]["ratio"] > 0.9
