@@ -112,8 +112,8 @@ class PruningSession:
         self._input_range = input_range
         self._meter = meter
         self._table = table
+        self.tflite = self._convert_original("float32")  # first: it says why a layer cannot be compiled
         self._check_data(model.output_shape[-1])
-        self.tflite = self._convert_original("float32")
         self._timing = self._time_baseline()
         self.limit = budget.resolve(self.groups.count(), self.baseline_ms)
         self.builder: Candidates = self._make_builder()

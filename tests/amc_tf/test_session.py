@@ -5,6 +5,8 @@ from types import SimpleNamespace
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
+import tf_keras
 
 from amc_tf import recovery
 from amc_tf import session as session_module
@@ -14,7 +16,15 @@ from amc_tf.controls import uniform_networks
 from amc_tf.cost import Cost
 from amc_tf.device.latency import Latency
 from amc_tf.device.table import LatencyTable, TableMeter
-from amc_tf.errors import BudgetError, DataError, ModelError, PhoneError, RunFolderError, SettingsError
+from amc_tf.errors import (
+    BudgetError,
+    ConversionError,
+    DataError,
+    ModelError,
+    PhoneError,
+    RunFolderError,
+    SettingsError,
+)
 from amc_tf.evaluate import Accuracy, accuracy
 from amc_tf.finalists import Choice
 from amc_tf.image_data import DataSplit, ImageData, to_input_range
@@ -24,7 +34,7 @@ from amc_tf.search import SearchResult
 from amc_tf.sequential import SequentialReconstructor
 from amc_tf.session import LATENCY_MARGIN, PruningSession, starting_table
 from amc_tf.settings import AgentSettings, SearchSettings
-from tests.trained import NUM_CLASSES, RANGE, ScriptedMeter, make_classifier, make_split, make_table
+from tests.trained import IMAGE, NUM_CLASSES, RANGE, ScriptedMeter, make_classifier, make_split, make_table
 
 SETTINGS = SearchSettings(
     episodes=4,
@@ -104,6 +114,19 @@ def test_labels_that_the_model_does_not_know_are_refused(model, split, part):
     wrong = ImageData(data.images, labels, NUM_CLASSES + 1)
     with pytest.raises(DataError, match="labels go up to 4, but the model has 4 outputs"):
         make_session(model, dataclasses.replace(split, **{part: wrong}), Budget(macs=0.5))
+
+
+def test_a_layer_that_branches_on_numbers_is_refused_with_the_words_of_the_conversion(split):
+    class Branching(tf_keras.layers.Layer):
+        def call(self, inputs):
+            return 2.0 * inputs if tf.reduce_sum(inputs) > 0 else inputs
+
+    images = tf_keras.Input(IMAGE)
+    hidden = tf_keras.layers.Conv2D(4, 1)(tf_keras.layers.Conv2D(4, 3)(images))
+    features = tf_keras.layers.GlobalAveragePooling2D()(Branching()(hidden))
+    model = tf_keras.Model(images, tf_keras.layers.Dense(NUM_CLASSES)(features))
+    with pytest.raises(ConversionError, match="cannot be converted to float32 TFLite: Using a symbolic"):
+        make_session(model, split, Budget(macs=0.5))
 
 
 def test_keras_on_another_backend_is_refused(model, split, monkeypatch):
