@@ -3,10 +3,8 @@
     python -m benchmarks.finetune_networks runs/resnet56/seed0/*.keras --teacher resnet56 --epochs 6 \
         --out runs/resnet56/finetuned
 
-Pure Keras 3: KERAS_BACKEND=jax runs it on a GPU where there is one; so does torch, for networks whose layers
-have no dot in their names, which Keras refuses there (those of the CIFAR ResNets have). The epoch that
-counts is chosen on training images that are held out; the networks that come out are saved in the folder,
-with finetuned.json.
+Pure Keras 3: KERAS_BACKEND=jax or torch runs it on a GPU where there is one. The epoch that counts is chosen
+on training images that are held out; the networks that come out are saved in the folder, with finetuned.json.
 """
 
 from __future__ import annotations

@@ -90,7 +90,7 @@ def cifar_resnet50(num_classes: int = 10) -> keras.Model:
     for stage, (channels, blocks) in enumerate(BOTTLENECK_STAGES, start=1):
         for block in range(blocks):
             stride = 2 if stage > 1 and block == 0 else 1
-            x = _bottleneck(x, channels, stride, f"layer{stage}.{block}")
+            x = _bottleneck(x, channels, stride, f"layer{stage}_{block}")
     return keras.Model(inputs, _classify(x, num_classes), name="cifar_resnet50")
 
 
@@ -134,7 +134,7 @@ def _build(depth: int, num_classes: int, *, has_shortcuts: bool) -> keras.Model:
     for stage, channels in enumerate(STAGE_CHANNELS, start=1):
         for block in range((depth - 2) // 6):
             stride = 2 if stage > 1 and block == 0 else 1
-            x = _block(x, channels, stride, f"layer{stage}.{block}", has_shortcuts=has_shortcuts)
+            x = _block(x, channels, stride, f"layer{stage}_{block}", has_shortcuts=has_shortcuts)
     kind = "resnet" if has_shortcuts else "plain"
     model = keras.Model(inputs, _classify(x, num_classes), name=f"cifar_{kind}{depth}")
     _fix_shortcuts(model)
@@ -155,37 +155,37 @@ def _block(
     x: keras.KerasTensor, channels: int, stride: int, name: str, *, has_shortcuts: bool
 ) -> keras.KerasTensor:
     shortcut = x
-    x = _convolution(x, channels, stride, f"{name}.conv1", f"{name}.bn1")
-    x = keras.layers.ReLU(name=f"{name}.relu1")(x)
-    x = _convolution(x, channels, 1, f"{name}.conv2", f"{name}.bn2")
+    x = _convolution(x, channels, stride, f"{name}_conv1", f"{name}_bn1")
+    x = keras.layers.ReLU(name=f"{name}_relu1")(x)
+    x = _convolution(x, channels, 1, f"{name}_conv2", f"{name}_bn2")
     if has_shortcuts:
         if stride > 1:
             shortcut = keras.layers.Conv2D(
-                channels, 1, strides=stride, use_bias=False, trainable=False, name=f"{name}.shortcut"
+                channels, 1, strides=stride, use_bias=False, trainable=False, name=f"{name}_shortcut"
             )(shortcut)
-        x = keras.layers.Add(name=f"{name}.add")([x, shortcut])
-    return keras.layers.ReLU(name=f"{name}.relu2")(x)
+        x = keras.layers.Add(name=f"{name}_add")([x, shortcut])
+    return keras.layers.ReLU(name=f"{name}_relu2")(x)
 
 
 def _bottleneck(x: keras.KerasTensor, channels: int, stride: int, name: str) -> keras.KerasTensor:
     """Convolutions of 1x1, 3x3 and 1x1; the shortcut is trained where the number of channels changes."""
     shortcut, wide = x, _EXPANSION * channels
     if x.shape[-1] != wide:
-        shortcut = _convolution(x, wide, stride, f"{name}.shortcut.0", f"{name}.shortcut.1", kernel_size=1)
-    x = _convolution(x, channels, 1, f"{name}.conv1", f"{name}.bn1", kernel_size=1)
-    x = keras.layers.ReLU(name=f"{name}.relu1")(x)
-    x = _convolution(x, channels, stride, f"{name}.conv2", f"{name}.bn2")
-    x = keras.layers.ReLU(name=f"{name}.relu2")(x)
-    x = _convolution(x, wide, 1, f"{name}.conv3", f"{name}.bn3", kernel_size=1)
-    x = keras.layers.Add(name=f"{name}.add")([x, shortcut])
-    return keras.layers.ReLU(name=f"{name}.relu3")(x)
+        shortcut = _convolution(x, wide, stride, f"{name}_shortcut_0", f"{name}_shortcut_1", kernel_size=1)
+    x = _convolution(x, channels, 1, f"{name}_conv1", f"{name}_bn1", kernel_size=1)
+    x = keras.layers.ReLU(name=f"{name}_relu1")(x)
+    x = _convolution(x, channels, stride, f"{name}_conv2", f"{name}_bn2")
+    x = keras.layers.ReLU(name=f"{name}_relu2")(x)
+    x = _convolution(x, wide, 1, f"{name}_conv3", f"{name}_bn3", kernel_size=1)
+    x = keras.layers.Add(name=f"{name}_add")([x, shortcut])
+    return keras.layers.ReLU(name=f"{name}_relu3")(x)
 
 
 def _convolution(
     x: keras.KerasTensor, channels: int, stride: int, name: str, norm_name: str, *, kernel_size: int = 3
 ) -> keras.KerasTensor:
     if stride > 1 and kernel_size > 1:
-        x = keras.layers.ZeroPadding2D(1, name=f"{name}.pad")(x)
+        x = keras.layers.ZeroPadding2D(1, name=f"{name}_pad")(x)
     x = keras.layers.Conv2D(
         channels,
         kernel_size,
@@ -201,7 +201,7 @@ def _convolution(
 def _fix_shortcuts(model: keras.Model) -> None:
     """Sets the kernel of each shortcut to the identity on the middle channels."""
     for layer in model.layers:
-        if layer.name.endswith(".shortcut"):
+        if layer.name.endswith("_shortcut"):
             _, _, num_inputs, num_outputs = layer.kernel.shape
             before = (num_outputs - num_inputs) // 2
             layer.kernel.assign(np.eye(num_inputs, num_outputs, before, dtype=np.float32)[None, None])
@@ -209,10 +209,11 @@ def _fix_shortcuts(model: keras.Model) -> None:
 
 def _names(layer: keras.Layer) -> Mapping[str, keras.Variable]:
     """Returns the trained variables of a layer under their names in the file."""
+    stem = layer.name.replace("_", ".")  # Keras on PyTorch refuses dots
     if isinstance(layer, keras.layers.BatchNormalization):
-        return {f"{layer.name}.{name}": getattr(layer, ours) for ours, name in _BATCH_NORM.items()}
+        return {f"{stem}.{name}": getattr(layer, ours) for ours, name in _BATCH_NORM.items()}
     if isinstance(layer, keras.layers.Conv2D) and layer.trainable:
-        return {f"{layer.name}.weight": layer.kernel}
+        return {f"{stem}.weight": layer.kernel}
     if isinstance(layer, keras.layers.Dense):
-        return {f"{layer.name}.weight": layer.kernel, f"{layer.name}.bias": layer.bias}
+        return {f"{stem}.weight": layer.kernel, f"{stem}.bias": layer.bias}
     return {}
