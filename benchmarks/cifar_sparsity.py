@@ -55,6 +55,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 batch_size=given.batch_size,
                 optimizer="sgd",
                 learning_rate=given.learning_rate,
+                weight_decay=given.weight_decay,
+                distillation_weight=given.distillation_weight,
+                distillation_temperature=given.distillation_temperature,
                 augment="crop_flip",
                 seed=seed,
             ),
@@ -96,6 +99,11 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--learning-rate", type=float, default=0.02)
+    parser.add_argument("--weight-decay", type=float, default=FinetuneSettings.weight_decay)
+    parser.add_argument("--distillation-weight", type=float, default=FinetuneSettings.distillation_weight)
+    parser.add_argument(
+        "--distillation-temperature", type=float, default=FinetuneSettings.distillation_temperature
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--out", type=Path, required=True)
     return parser.parse_args(arguments)

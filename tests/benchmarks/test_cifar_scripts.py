@@ -91,6 +91,7 @@ def test_weights_are_removed_with_every_seed_and_fine_tuned_with_the_first(
     options = ["--data-dir", str(data), "--input-range=-1..1", "--episodes", "4", "--search-images", "100"]
     options += ["--calibration-images", "50", "--finalists", "1"]
     tuning = ["--epochs", "1", "--batch-size", "50", "--removed", "0.5", "--seeds", "0", "1"]
+    tuning += ["--weight-decay", "0.001", "--distillation-weight", "0.9", "--distillation-temperature", "4"]
 
     assert cifar_sparsity.main([str(network), *options, *tuning, "--out", str(tmp_path)]) == 0
 
@@ -98,6 +99,9 @@ def test_weights_are_removed_with_every_seed_and_fine_tuned_with_the_first(
     assert first["top1"].keys() == {*cifar_sparsity.NETWORKS}
     assert second["top1"].keys() == {"baseline", "uniform", "threshold", "pruned", "finetuned"}
     assert all(count <= 0.5 * first["params"]["baseline"] for count in list(first["params"].values())[1:])
+    trained = json.loads((tmp_path / "seed0" / "summary.json").read_text())["settings"]["finetune"]
+    assert (trained["weight_decay"], trained["distillation_weight"]) == (0.001, 0.9)
+    assert trained["distillation_temperature"] == 4.0
 
 
 def test_both_searches_are_compared_at_the_marks(
