@@ -112,9 +112,14 @@ def finetuned_top1(slim: Any, split: DataSplit, given: argparse.Namespace) -> fl
     return accuracy(slim.predict_on_batch, split.test, input_range=given.input_range, batch_size=500).top1
 
 
-def correlation(rows: Sequence[Mapping[str, Any]], name: str) -> float:
-    """Returns Spearman's rank correlation of a score with the accuracy after fine-tuning."""
+def correlation(rows: Sequence[Mapping[str, Any]], name: str) -> float | None:
+    """Returns Spearman's rank correlation of a score with the accuracy after fine-tuning.
+
+    None stands for one that is not defined: where either is the same for all plans.
+    """
     scores, tuned = [row["scores"][name] for row in rows], [row["finetuned"] for row in rows]
+    if len(set(scores)) == 1 or len(set(tuned)) == 1:
+        return None
     return float(scipy.stats.spearmanr(scores, tuned).statistic)
 
 

@@ -1,6 +1,7 @@
 """The scripts of the CIFAR rows, from a trained network to its table, on tiny data of the same packing."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import keras
@@ -83,6 +84,22 @@ def test_rewards_are_correlated_with_the_accuracy_after_fine_tuning(
     report = json.loads(file.read_text())
     assert len(report["plans"]) == 3
     assert set(report["spearman"]) == set(report["plans"][0]["scores"]) >= {"none", reward_predicts.DEFAULT}
+
+
+@pytest.mark.parametrize(
+    ("scores", "tuned", "expected"),
+    [
+        ((0.1, 0.2, 0.3), (0.7, 0.8, 0.9), 1.0),
+        ((0.3, 0.2, 0.1), (0.7, 0.8, 0.9), -1.0),
+        ((0.1, 0.1, 0.1), (0.7, 0.8, 0.9), None),
+        ((0.1, 0.2, 0.3), (0.8, 0.8, 0.8), None),
+    ],
+)
+def test_a_rank_correlation_needs_scores_that_differ(
+    scores: Sequence[float], tuned: Sequence[float], expected: float | None
+) -> None:
+    rows = [{"scores": {"none": a}, "finetuned": b} for a, b in zip(scores, tuned, strict=True)]
+    assert reward_predicts.correlation(rows, "none") == pytest.approx(expected)
 
 
 def test_weights_are_removed_with_every_seed_and_fine_tuned_with_the_first(
