@@ -9,6 +9,7 @@ the original as teacher. The control "threshold" keeps what lies above one magni
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import logging
 import sys
@@ -18,6 +19,7 @@ from pathlib import Path
 from amc_tf.budget import Budget
 from amc_tf.settings import FinetuneSettings, SearchSettings
 from amc_tf.sparsify import sparsify
+from benchmarks.finetune_options import add_finetune_options, finetune_settings
 from benchmarks.log_progress import LogProgress
 from benchmarks.shared_data import data_dir, load_cifar10, load_cifar_network
 
@@ -36,6 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rows = []
     for seed in given.seeds:
         is_tuned = seed == given.seeds[0]
+        finetuning = finetune_settings(given, augment="crop_flip", seed=seed)
         result = sparsify(
             model,
             train,
@@ -50,17 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 num_search_images=given.search_images,
                 num_finalists=given.finalists,
             ),
-            finetuning=FinetuneSettings(
-                epochs=given.epochs if is_tuned else 0,
-                batch_size=given.batch_size,
-                optimizer="sgd",
-                learning_rate=given.learning_rate,
-                weight_decay=given.weight_decay,
-                distillation_weight=given.distillation_weight,
-                distillation_temperature=given.distillation_temperature,
-                augment="crop_flip",
-                seed=seed,
-            ),
+            finetuning=finetuning if is_tuned else dataclasses.replace(finetuning, epochs=0),
             finetune_uniform=is_tuned,
             min_keep_ratio_dense=given.min_keep_ratio,
             input_range=given.input_range,
@@ -96,14 +89,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--calibration-images", type=int, default=1000)
     parser.add_argument("--search-images", type=int, default=1000)
     parser.add_argument("--finalists", type=int, default=SearchSettings.num_finalists)
-    parser.add_argument("--epochs", type=int, default=2)
-    parser.add_argument("--batch-size", type=int, default=128)
-    parser.add_argument("--learning-rate", type=float, default=0.02)
-    parser.add_argument("--weight-decay", type=float, default=FinetuneSettings.weight_decay)
-    parser.add_argument("--distillation-weight", type=float, default=FinetuneSettings.distillation_weight)
-    parser.add_argument(
-        "--distillation-temperature", type=float, default=FinetuneSettings.distillation_temperature
-    )
+    add_finetune_options(parser, FinetuneSettings(epochs=2, batch_size=128, optimizer="sgd"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--out", type=Path, required=True)
     return parser.parse_args(arguments)

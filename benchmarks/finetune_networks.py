@@ -23,12 +23,13 @@ import keras
 from amc_tf.data import DataSplit, ImageData, split_data
 from amc_tf.evaluate import accuracy
 from amc_tf.finetune import finetune
-from amc_tf.settings import LEARNING_RATES, FinetuneSettings
+from amc_tf.settings import FinetuneSettings
+from benchmarks.finetune_options import add_finetune_options, finetune_settings
 from benchmarks.shared_data import data_dir, load_cifar10, load_cifar_network
 
 _LOGGER = logging.getLogger(__name__)
 _EVALUATION_BATCH = 500
-_NUM_VALIDATION = 1000
+_USUAL = FinetuneSettings(epochs=4, batch_size=128, optimizer="sgd", weight_decay=5e-3, warmup_epochs=0.0)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -40,18 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     split = split_data(
         *load_cifar10(folder), num_calibration=1, num_search=given.validation_images, seed=given.seed
     )
-    settings = FinetuneSettings(
-        epochs=given.epochs,
-        batch_size=given.batch_size,
-        optimizer=given.optimizer,
-        learning_rate=given.learning_rate,
-        weight_decay=given.weight_decay,
-        warmup_epochs=given.warmup_epochs,
-        distillation_weight=given.distillation_weight,
-        distillation_temperature=given.distillation_temperature,
-        augment="crop_flip",
-        seed=given.seed,
-    )
+    settings = finetune_settings(given, augment="crop_flip", seed=given.seed)
     given.out.mkdir(parents=True, exist_ok=True)
     rows: dict[str, Mapping[str, Any]] = {}
     for file in given.networks:
@@ -102,15 +92,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--data-dir")
     parser.add_argument("--input-range", default="imagenet")
     parser.add_argument("--teacher", help="the original: resnet20, resnet56 or a .keras file")
-    parser.add_argument("--distillation-weight", type=float, default=0.5)
-    parser.add_argument("--distillation-temperature", type=float, default=2.0)
     parser.add_argument("--validation-images", type=int, default=1000)
-    parser.add_argument("--epochs", type=int, default=4)
-    parser.add_argument("--warmup-epochs", type=float, default=0.0)
-    parser.add_argument("--batch-size", type=int, default=128)
-    parser.add_argument("--optimizer", choices=LEARNING_RATES, default="sgd")
-    parser.add_argument("--learning-rate", type=float, default=0.02, help="peak of the cosine schedule")
-    parser.add_argument("--weight-decay", type=float, default=5e-3, help="Keras' own: outside the momentum")
+    add_finetune_options(parser, _USUAL)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True, help="folder for the networks that come out")
     return parser.parse_args(arguments)

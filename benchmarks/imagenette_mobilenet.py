@@ -35,6 +35,7 @@ from amc_tf.results import ResultMeasurer
 from amc_tf.run_folder import RunFolder, write_keras_model
 from amc_tf.session import PruningSession
 from amc_tf.settings import FinetuneSettings, SearchSettings
+from benchmarks.finetune_options import add_finetune_options, finetune_settings
 from benchmarks.log_progress import LogProgress
 from benchmarks.shared_data import data_dir
 
@@ -151,14 +152,11 @@ def tuned(
 ) -> keras.Model:
     """Fine-tunes a network into a file, or loads it from there."""
     if not file.exists():
-        settings = FinetuneSettings(
-            epochs=given.epochs, learning_rate=given.learning_rate, batch_size=given.batch_size
-        )
         result = finetune(
             network,
             split.train,
             split.search,
-            settings=settings,
+            settings=finetune_settings(given, augment="auto", seed=0),
             input_range=INPUT_RANGE,
             teacher=original,
             on_epoch=lambda record: _LOGGER.info("%s: %s", file.stem, record),
@@ -195,9 +193,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--budget", default="latency=0.5")
     parser.add_argument("--episodes", type=int, default=150)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--epochs", type=int, default=4)
-    parser.add_argument("--batch-size", type=int, default=FinetuneSettings().batch_size)
-    parser.add_argument("--learning-rate", type=float, default=FinetuneSettings().highest_learning_rate)
+    add_finetune_options(parser, FinetuneSettings(epochs=4))
     parser.add_argument(
         "--finetune",
         nargs="+",
