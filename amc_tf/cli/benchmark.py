@@ -206,7 +206,8 @@ def _conditions(result: Mapping[str, Any]) -> Iterator[str]:
         yield f"benchmark_model {result['binary_sha256'][:12]}"
     if conditions.get("cores"):
         cores, mask = conditions["cores"], conditions.get("mask")
-        asked = "" if mask in (None, *cores) else f" (asked for {_core_numbers(mask)})"
+        is_heeded = mask in (None, *(given.split()[0] for given in cores))
+        asked = "" if is_heeded else f" (asked for {_core_numbers(mask)})"
         yield f"ran on {' or '.join(map(_core_numbers, cores))}{asked}"
     battery = [conditions.get(when, {}).get("battery_c") for when in ("before", "after")]
     if None not in battery:
@@ -216,11 +217,13 @@ def _conditions(result: Mapping[str, Any]) -> Iterator[str]:
             yield f"{name.removesuffix('_mb')} memory {size_mb:.1f} MB"
 
 
-def _core_numbers(mask: str) -> str:
-    """Writes the cores of a mask in hex, which may have commas, such as "f0": "cores 4, 5, 6, 7"."""
-    bits = int(mask.replace(",", ""), 16)
+def _core_numbers(given: str) -> str:
+    """Writes "f0 MaxPerformance", a mask in hex and a task profile if there is one, with the cores' numbers."""
+    mask, *profile = given.split()
+    bits = int(mask, 16)
     numbers = [str(number) for number in range(bits.bit_length()) if bits >> number & 1]
-    return f"core{'s' if len(numbers) > 1 else ''} {', '.join(numbers)}"
+    cores = f"core{'s' if len(numbers) > 1 else ''} {', '.join(numbers)}"
+    return f"{cores} by Android's task profile {profile[0]}" if profile else cores
 
 
 def _operator_table(profile: Sequence[OperatorTime]) -> str:

@@ -195,6 +195,30 @@ def test_a_phone_tells_device_binary_memory_and_temperatures(benchmark, phone):
     )
 
 
+@pytest.mark.parametrize(
+    ("cores", "expected"),
+    [
+        (["f0"], "ran on cores 4, 5, 6, 7"),
+        (["80"], "ran on core 7 (asked for cores 4, 5, 6, 7)"),
+        (["f0 MaxPerformance"], "ran on cores 4, 5, 6, 7 by Android's task profile MaxPerformance"),
+        (
+            ["f MaxPerformance", "ff"],
+            "ran on cores 0, 1, 2, 3 by Android's task profile MaxPerformance or cores 0, 1, 2, 3, 4, 5, 6, 7 "
+            "(asked for cores 4, 5, 6, 7)",
+        ),
+    ],
+)
+def test_the_cores_that_a_phone_really_gave_are_named(benchmark, phone, monkeypatch, cores, expected):
+    measure = ProfilingMeter.measure
+
+    def on_those_cores(self, tflite):
+        latency = measure(self, tflite)
+        return dataclasses.replace(latency, conditions={**latency.conditions, "cores": cores})
+
+    monkeypatch.setattr(ProfilingMeter, "measure", on_those_cores)
+    assert f"; {expected}; " in benchmark("net.tflite", "-s=A1").out
+
+
 def test_fewer_runs_than_one_are_refused(benchmark):
     assert benchmark("net.tflite", "--runs=0").err == "amc-tf: --runs is 0: give 1 or more.\n"
 
