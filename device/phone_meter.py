@@ -245,9 +245,9 @@ class PhoneMeter:
     def close(self) -> None:
         """Removes everything but the benchmark tool from the phone, for all meters on this workbench."""
         try:
-            self._fixed_performance.switch_off()
+            self._workbench.close()  # waits for a phone that has just dropped out
         finally:
-            self._workbench.close()
+            self._fixed_performance.switch_off()
 
     @contextlib.contextmanager
     def _placed(self, tflite: bytes) -> Iterator[None]:

@@ -37,8 +37,9 @@ true
 REMOVE_FOLDER = f"""{_KILL}
 rm -rf "$folder"
 """
-# $root: prints its size in KiB.
+# $root: prints its size in KiB. A session that was killed may have left fixed-performance mode on.
 REMOVE_ALL = f"""
+cmd power set-fixed-performance-mode-enabled false </dev/null >/dev/null 2>&1
 [ -e "$root" ] || exit 0
 for folder in "$root"/run-*; do {_KILL} done
 du -sk "$root"

@@ -175,7 +175,11 @@ class FixedPerformance:
             self._switch("false")
             self._may_be_on = False
         except PhoneError as error:
-            _LOGGER.warning("Fixed-performance mode is switched off when the phone is back: %s", error)
+            _LOGGER.warning(
+                "Fixed-performance mode stays on until the phone's next measurement, its restart or "
+                "`amc-tf devices --clean`: %s",
+                error,
+            )
 
     def _try(self) -> str | None:
         sdk = self._bench.phone.info().sdk

@@ -203,6 +203,8 @@ class Workbench:
 def clean_phone(phone: Phone) -> int:
     """Removes everything that this program ever left on a phone, the benchmark tool too.
 
+    Fixed-performance mode, in which a session that was killed may have left the phone, is switched off.
+
     Returns:
         The bytes that this freed.
 

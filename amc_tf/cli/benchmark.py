@@ -218,7 +218,7 @@ def _conditions(result: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _core_numbers(given: str) -> str:
-    """Writes "f0 MaxPerformance", a mask in hex and a task profile if there is one, with the cores' numbers."""
+    """Writes "f0 MaxPerformance", a mask in hex and perhaps a task profile, with the numbers of the cores."""
     mask, *profile = given.split()
     bits = int(mask, 16)
     numbers = [str(number) for number in range(bits.bit_length()) if bits >> number & 1]

@@ -52,7 +52,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--clean",
         action="store_true",
-        help="remove everything that amc-tf left on the phones shown, and end what it still runs there",
+        help="remove everything that amc-tf left on the phones shown, end what it still runs there, and free "
+        "their clocks",
     )
 
 

@@ -187,6 +187,20 @@ def test_a_phone_that_drops_out_is_no_fault_of_a_network_and_its_clocks_are_free
     assert bench.is_closed
 
 
+def test_closing_frees_the_clocks_of_a_phone_that_comes_back_meanwhile(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench = steady()
+    meter = make_meter(bench)
+    bench.on_run = lambda name: setattr(bench.phone, "is_gone", True)
+    with pytest.raises(PhoneError):
+        meter.measure(b"C")
+    assert "its restart or `amc-tf devices --clean`: The phone A1 does not answer" in caplog.text
+    monkeypatch.setattr(bench, "close", lambda: setattr(bench.phone, "is_gone", False))
+    meter.close()
+    assert bench.phone.events[-1] == f"{FIXED_PERFORMANCE} false"
+
+
 def test_meters_on_one_workbench_free_the_clocks_for_each_other() -> None:
     bench = steady()
     meter = make_meter(bench, None)

@@ -312,6 +312,18 @@ def test_cleaning_removes_everything_and_tells_how_much(bench: Bench) -> None:
     assert list(bench.transport.root.iterdir()) == []
 
 
+def test_cleaning_frees_the_clocks_that_a_killed_session_has_fixed(
+    bench: Bench, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("bin")
+    (folder / "cmd").write_text(f'#!/bin/sh\necho "$@" >>"{folder}/asked"\necho 7; exit 255\n')
+    (folder / "cmd").chmod(0o755)
+    bench.transport.path = f"{folder}:{bench.transport.path}"
+    bench.transport.connect(timeout_s=1)
+    assert clean_phone(bench.workbench.phone) == 0
+    assert (folder / "asked").read_text() == "power set-fixed-performance-mode-enabled false\n"
+
+
 def test_cleaning_kills_what_runs(make: Callable[..., Bench]) -> None:
     bench = make(stand_in_tool(run_us=[1000], fault="hang"), reconnect_s=0)
     bench.transport.faults["run"] = [leave_running(bench)]
