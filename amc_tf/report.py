@@ -295,7 +295,8 @@ def latency_cell(result: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str
     """
     latency, old = result.get("latency_ms"), base.get("latency_ms")
     if not latency:
-        return {"value": "—", "notes": ["could not be timed"] if result.get("not_timed") else []}
+        reason = result.get("not_timed")
+        return {"value": "—", "notes": [f"could not be timed: {reason}"] if reason else []}
     change = page.part_of(latency["median"], old["median"]) if old else ""
     notes = [note for note in (change, certainty(latency)) if note]
     return {"value": f"{latency['median']:.2f} ms ({latency['p5']:.2f}–{latency['p95']:.2f})", "notes": notes}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from amc_tf.cli import console, meters, options
-from amc_tf.cli.text import align, percent
+from amc_tf.cli.text import align, percent, untimed
 from amc_tf.cli.text import latency as latency_text
 from amc_tf.errors import SettingsError
 
@@ -85,6 +85,10 @@ def _check(args: argparse.Namespace) -> FinetuneSettings | None:
         raise SettingsError(f"There is no precision {args.precision!r}; choose one of {known}.")
     if args.precision == "int8" and not args.data:
         raise SettingsError("int8 needs typical images for the ranges of its numbers: give --data.")
+    if args.meter == "gpu":
+        raise SettingsError("--meter gpu times float32 networks only: give --meter phone or --meter host.")
+    if not args.meter and not args.serial:
+        meters.check_untimed(args)
     training = options.qat_settings(args)
     for option, is_given in (("--qat-epochs", training), ("--meter", args.meter or args.serial)):
         if is_given and args.precision != "int8":
@@ -200,7 +204,7 @@ def _table(results: Mapping[str, Any]) -> str:
         size = f"{result['tflite_bytes'] / 1000:.1f} kB"
         row = [_NAMES[name], percent(result["top1"]), percent(result["top5"]), size, *timed]
         rows.append(row[: len(rows[0])])
-    return align(rows)
+    return align(rows) + untimed({_NAMES[name]: result for name, result in results.items()})
 
 
 def _predictor(model: Any) -> Any:

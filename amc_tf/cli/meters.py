@@ -134,8 +134,8 @@ def meter_kind(args: argparse.Namespace) -> str:
     if kind != "phone" and given:
         option = f"--{given[0].replace('_', '-')}"
         args.usage_error(f"{option} is about a phone, but networks are timed by {kind}: give --meter phone.")
-    if kind == "gpu" and args.threads != 1:
-        args.usage_error("--threads is about a processor, but networks are timed by gpu.")
+    if kind not in ("host", "phone") and args.threads != 1:
+        args.usage_error(f"--threads is about a processor, but networks are timed by {kind}.")
     if kind != "gpu" and args.batch is not None:
         args.usage_error(f"--batch is about a GPU, but networks are timed by {kind}: give --meter gpu.")
     if kind != "phone" and args.table:
@@ -144,6 +144,18 @@ def meter_kind(args: argparse.Namespace) -> str:
     if args.table:
         console.check_output(args.table, overwrite=True, suffixes=(".json",))
     return kind
+
+
+def check_untimed(args: argparse.Namespace) -> None:
+    """Refuses options that tell how networks are timed, in a command that times none without --meter or -s.
+
+    Raises:
+        SystemExit: With 2 where one was given.
+    """
+    for name, default in {**_PHONE_OPTIONS, "threads": 1, "batch": None}.items():
+        if getattr(args, name) != default:
+            option = f"--{name.replace('_', '-')}"
+            args.usage_error(f"{option} is about timing, but no network is timed: give --meter or -s too.")
 
 
 def _check_values(args: argparse.Namespace) -> None:

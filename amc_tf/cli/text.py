@@ -13,12 +13,29 @@ _NUM_LATENCY_COLUMNS = 3
 
 
 def result_table(summary: Mapping[str, Any]) -> str:
-    """Returns the networks of a summary as a table; each is compared with the original of its precision."""
+    """Returns the networks of a summary as a table; each is compared with the original of its precision.
+
+    Below it stands which networks could not be timed, and why.
+    """
     has_latency = bool(summary["baseline"]["latency_ms"])
     rows: list[Sequence[str]] = [_HEADER if has_latency else _HEADER[:-_NUM_LATENCY_COLUMNS]]
     for key, name, _, reference in networks_of(summary):
         rows.append(_row(name, summary[key], summary[reference or key])[: len(rows[0])])
-    return align(rows)
+    return align(rows) + untimed({name: summary[key] for key, name, *_ in networks_of(summary)})
+
+
+def untimed(results: Mapping[str, Mapping[str, Any]]) -> str:
+    """Returns a paragraph that says which networks could not be timed, and why; nothing if all could.
+
+    Args:
+        results: Entries of a summary by the names that they are shown with.
+    """
+    lines = [
+        f"\n{name}: could not be timed. {result['not_timed']}"
+        for name, result in results.items()
+        if result.get("not_timed") and not result["latency_ms"]
+    ]
+    return "".join(["\n", *lines]) if lines else ""
 
 
 def has_predictions(summary: Mapping[str, Any]) -> bool:

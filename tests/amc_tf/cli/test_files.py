@@ -6,6 +6,8 @@ import keras
 import numpy as np
 import pytest
 
+from amc_tf.device.host_meter import HostMeter
+from amc_tf.errors import MeasurementError
 from amc_tf.graph import ChannelGraph, count_cost
 from amc_tf.model_file import load_model
 from amc_tf.plan import uniform_plan
@@ -106,6 +108,22 @@ def test_convert_shows_the_int8_network_beside_float32(amc, made):
     assert float(small[-2]) == pytest.approx((made / "shown.tflite").stat().st_size / 1000, abs=0.05)
 
 
+def test_convert_tells_why_a_network_could_not_be_timed(amc, made, monkeypatch):
+    measure, timed = HostMeter.measure, []
+
+    def measure_the_first(self, tflite):
+        timed.append(tflite)
+        if tflite != timed[0]:
+            raise MeasurementError("This phone has no int8.")
+        return measure(self, tflite)
+
+    monkeypatch.setattr(HostMeter, "measure", measure_the_first)
+    words = ["--precision=int8", "--data=data.npz", "--meter=host", "--out", made / "untimed.tflite"]
+    *_, int8, gap, reason = amc("convert", "tiny.keras", *words).out.splitlines()
+    assert int8.startswith("int8") and int8.endswith(" kB") and gap == ""
+    assert reason == "int8: could not be timed. This phone has no int8."
+
+
 @pytest.mark.slow
 def test_convert_trains_for_int8_and_writes_the_better_network(amc, made):
     path = made / "trained.tflite"
@@ -123,6 +141,20 @@ def test_convert_refuses_what_only_int8_heeds(amc, tmp_path, option):
     outcome = amc("convert", "tiny.keras", option, "--out", tmp_path / "a.tflite")
     words = f"{option.partition('=')[0]} is about int8 networks: give --precision int8 too."
     assert (outcome.code, outcome.err) == (1, f"amc-tf: {words}\n")
+
+
+@pytest.mark.parametrize("option", ["--delegate=gpu", "--fp16", "--rounds=9", "--threads=4", "--batch=2"])
+def test_convert_refuses_options_of_timing_where_it_times_nothing(amc, tmp_path, capsys, option):
+    with pytest.raises(SystemExit) as stopped:
+        amc("convert", "tiny.keras", option, "--out", tmp_path / "a.tflite")
+    assert stopped.value.code == 2
+    words = f"{option.partition('=')[0]} is about timing, but no network is timed: give --meter or -s too"
+    assert words in capsys.readouterr().err
+
+
+def test_convert_refuses_a_meter_that_cannot_time_int8(amc, tmp_path):
+    words = ["--precision=int8", "--data=data.npz", "--meter=gpu", "--out", tmp_path / "a.tflite"]
+    assert "--meter gpu times float32 networks only" in amc("convert", "tiny.keras", *words).err
 
 
 def test_convert_without_data_verifies_on_random_images(amc, made):

@@ -51,6 +51,11 @@ def test_a_serial_alone_means_the_phone_and_nothing_means_this_machine(words, ki
         (["--meter=table:"], "'table:' is no meter; choose host, gpu, phone, table:FILE or none"),
         (["--batch=4"], "--batch is about a GPU, but networks are timed by host: give --meter gpu"),
         (["--meter=gpu", "--threads=2"], "--threads is about a processor, but networks are timed by gpu"),
+        (
+            ["--meter=table:x.json", "--threads=4"],
+            "--threads is about a processor, but networks are timed by table",
+        ),
+        (["--meter=none", "--threads=0"], "--threads is about a processor, but networks are timed by none"),
         (["--meter=gpu", "-s", "A"], "--serial is about a phone, but networks are timed by gpu"),
         (["--meter=table:FILE", "--transport=radio"], "invalid choice: 'radio'"),
     ],

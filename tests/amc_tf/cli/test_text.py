@@ -17,7 +17,7 @@ def test_the_table_tells_noise_and_what_is_predicted_and_leaves_out_what_could_n
             "baseline": network(0.9, times(2.0, noise=0.0123)),
             "pruned": network(0.8, times(1.0, predicted=True)),
             "int8_baseline": network(0.9, None),
-            "int8": network(0.8, times(0.5)),
+            "int8": network(0.8, times(0.5)) | {"not_timed": "Until a phone was there."},
         }
     )
     header, original, found, original8, found8 = table.splitlines()
@@ -26,3 +26,21 @@ def test_the_table_tells_noise_and_what_is_predicted_and_leaves_out_what_could_n
     assert found.endswith("1.000 ms (0.900–1.100)  predicted    2.00 ×")
     assert original8.endswith("4.0 kB")
     assert found8.endswith("0.500 ms (0.400–0.600)")
+
+
+def test_networks_that_could_not_be_timed_stand_below_with_the_reason():
+    refused = {"not_timed": "The table has timed float32 networks only."}
+    table = result_table(
+        {
+            "baseline": network(0.9, times(2.0)),
+            "pruned": network(0.8, None) | {"not_timed": "The phone has no room."},
+            "int8_baseline": network(0.9, None) | refused,
+            "int8": network(0.8, None) | refused,
+        }
+    )
+    assert table.splitlines()[5:] == [
+        "",
+        "Found plan: could not be timed. The phone has no room.",
+        "Original, int8: could not be timed. The table has timed float32 networks only.",
+        "Found plan, int8: could not be timed. The table has timed float32 networks only.",
+    ]
