@@ -205,7 +205,7 @@ class Bounds:
     too slow, the bounds give the smallest widths.
 
     Attributes:
-        limit: the limit that is held.
+        limit: the limit that is held, lowered by the margin.
         allowed: for each group the widths it may be given, ascending; the last one is the untouched width.
     """
 
@@ -218,6 +218,7 @@ class Bounds:
         min_use: float,
         advice: str,
         predictor: Predictor | None = None,
+        margin: float = 0.0,
     ) -> None:
         """Checks that the budget can be met.
 
@@ -228,6 +229,7 @@ class Bounds:
             min_use: part of the limit that a network should use, in [0, 1]; 0 leaves Algorithm 1 alone.
             advice: how to allow smaller networks, for the error.
             predictor: predicts latency; needed for a latency limit only.
+            margin: part of the limit that is kept free, in [0, 1), for what a prediction may be wrong by.
 
         Raises:
             BudgetError: if even the smallest network is over the limit; the message names the smallest value.
@@ -237,19 +239,14 @@ class Bounds:
             raise SettingsError(f"min_use is {min_use}; give a part of the limit from 0 to 1.")
         if limit.kind == "latency" and predictor is None:
             raise BudgetError(f"The budget {limit.budget} needs a latency predictor to bound the widths.")
-        self.limit = limit
+        self.limit = dataclasses.replace(limit, limit=(1.0 - margin) * limit.limit)
         self.allowed = tuple(tuple(widths) for widths in allowed)
         self._units = units
         self._predictor = predictor
-        self._least = 0.0 if math.isinf(limit.limit) else min_use * limit.limit
+        self._least = 0.0 if math.isinf(limit.limit) else min_use * self.limit.limit
         smallest = self.cost(self.minimum)
-        if smallest > limit.limit:
-            raise BudgetError(
-                f"The budget {limit.budget} allows {_show(limit.limit, limit.kind)}, but the smallest network"
-                f" that the search may build has {_show(smallest, limit.kind)}; give at least"
-                f" {limit.kind}={_round_up(smallest / limit.original)} (as a ratio of the original), or"
-                f" {advice}."
-            )
+        if smallest > self.limit.limit:
+            raise BudgetError(_impossible(limit, smallest, margin, advice))
 
     @property
     def minimum(self) -> tuple[int, ...]:
@@ -330,6 +327,7 @@ class WidthBounds(Bounds):
         min_keep_ratio: float = 0.2,
         min_use: float = 0.97,
         predictor: Predictor | None = None,
+        margin: float = 0.0,
     ) -> None:
         """Checks that the budget can be met.
 
@@ -340,6 +338,7 @@ class WidthBounds(Bounds):
             min_keep_ratio: smallest part of the channels that stays in each group.
             min_use: part of the limit that a network should use, in [0, 1]; 0 leaves Algorithm 1 alone.
             predictor: predicts latency; needed for a latency limit only.
+            margin: part of the limit that is kept free, in [0, 1), for what a prediction may be wrong by.
 
         Raises:
             BudgetError: if even the smallest network is over the limit; the message names the smallest value.
@@ -354,6 +353,7 @@ class WidthBounds(Bounds):
             ],
             min_use=min_use,
             predictor=predictor,
+            margin=margin,
             advice=f"lower round_to ({round_to}) or min_keep_ratio ({min_keep_ratio:g})",
         )
 
@@ -361,6 +361,21 @@ class WidthBounds(Bounds):
 def _show(value: float, kind: str) -> str:
     number = f"{value:.3f}" if kind == "latency" else f"{math.floor(value):,}"
     return f"{number} {UNITS[kind]}"
+
+
+def _impossible(limit: Limit, smallest: float, margin: float, advice: str) -> str:
+    """Says what the smallest network costs, and which budget could be met if there is one."""
+    kept_free = f", of which {100 * margin:g} % are kept free for errors of prediction" if margin else ""
+    ratio = smallest / ((1.0 - margin) * limit.original)
+    remedy = (
+        f"give at least {limit.kind}={_round_up(ratio)} (as a ratio of the original)"
+        if ratio <= 1.0
+        else f"give a budget of another kind, since {limit.kind} hardly depends on the widths here"
+    )
+    return (
+        f"The budget {limit.budget} allows {_show(limit.limit, limit.kind)}{kept_free}, but the smallest "
+        f"network that the search may build has {_show(smallest, limit.kind)}; {remedy}, or {advice}."
+    )
 
 
 def _round_up(ratio: float) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 from collections.abc import Mapping
 from typing import Any
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 
 from amc_tf import controls, finalists
 from amc_tf.batch_norm import BatchNormEstimator
-from amc_tf.budget import Bounds, Budget, Limit, WidthBounds
+from amc_tf.budget import Bounds, Budget, WidthBounds
 from amc_tf.calibration import calibrate
 from amc_tf.candidate import CandidateBuilder
 from amc_tf.data import DataSplit, check_data_fits, to_input_range
@@ -328,23 +327,19 @@ class PruningSession:
         ):
             self.scorer(widths)
 
-    def _aim(self) -> Limit:
-        """Returns the limit that the bounds hold: one on latency is lowered by the margin."""
-        limit = self.limit
-        if limit.kind != "latency":
-            return limit
-        # The original too, so that the ratio which an error names is one of the budget.
-        factor = 1.0 - LATENCY_MARGIN
-        return dataclasses.replace(limit, limit=factor * limit.limit, original=factor * limit.original)
+    def _margin(self) -> float:
+        """Returns the part of the limit that the bounds keep free."""
+        return LATENCY_MARGIN if self.limit.kind == "latency" else 0.0
 
     def _make_bounds(self) -> Bounds:
         return WidthBounds(
             self.graph,
-            self._aim(),
+            self.limit,
             round_to=self.settings.round_to,
             min_keep_ratio=self.settings.min_keep_ratio,
             min_use=self.settings.min_budget_use,
             predictor=self._timing.predictor if self._timing else None,
+            margin=self._margin(),
         )
 
     def _identity(self) -> Mapping[str, Any]:

@@ -135,10 +135,11 @@ class SparsitySession(PruningSession):
         ratio, dense = self.settings.min_keep_ratio, self._min_keep_ratio_dense
         return Bounds(
             self.groups,
-            self._aim(),
+            self.limit,
             allowed=self._allowed(),
             min_use=self.settings.min_budget_use,
             predictor=self._timing.predictor if self._timing else None,
+            margin=self._margin(),
             advice=f"lower min_keep_ratio ({ratio:g}) or min_keep_ratio_dense ({dense:g})",
         )
 

@@ -1,5 +1,6 @@
 """Facts about amc_tf/budget.py."""
 
+import dataclasses
 import math
 import re
 
@@ -179,6 +180,25 @@ def test_the_smallest_possible_latency_is_named_as_a_ratio_rounded_up(graph):
     for latency_ms, words in ((1.0, "has 1.000 ms; give at least latency=0.5 "), (1.0001, "latency=0.5001 ")):
         with pytest.raises(BudgetError, match=words):
             WidthBounds(graph, limit, predictor=Constant(latency_ms))
+
+
+def test_what_is_kept_free_of_a_limit_is_told_and_counted_in_what_is_named(graph):
+    limit, predictor = Limit(Budget(latency=0.5), 2.0, 4.0), Constant(3.5)
+    with pytest.raises(BudgetError) as caught:
+        WidthBounds(graph, limit, predictor=predictor, margin=0.03)
+    assert str(caught.value).startswith(
+        "The budget latency=0.5 allows 2.000 ms, of which 3 % are kept free for errors of prediction, but "
+        "the smallest network that the search may build has 3.500 ms; give at least latency=0.9021 "
+    )
+    enough = dataclasses.replace(limit, limit=0.9021 * limit.original)
+    assert WidthBounds(graph, enough, predictor=predictor, margin=0.03).limit.limit == 0.97 * enough.limit
+
+
+def test_where_no_latency_budget_can_be_met_none_is_named(graph):
+    limit = Limit(Budget(latency=0.5), 2.0, 4.0)
+    for latency_ms in (3.9, 5.0):
+        with pytest.raises(BudgetError, match="a budget of another kind, since latency hardly depends on"):
+            WidthBounds(graph, limit, predictor=Constant(latency_ms), margin=0.03)
 
 
 def test_a_latency_limit_needs_a_predictor(graph):
