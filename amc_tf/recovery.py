@@ -36,7 +36,7 @@ class Recovery:
         network: the original network.
         builder: makes plan and weights of a candidate.
         calibration: images for statistics and re-fitting.
-        top1: accuracy of weights on the search images.
+        top1: accuracy of weights on the search images, the one that scores have.
         accuracy_floor: what the budget asks of that accuracy, 0 for nothing.
         settings: of the search: which recoveries are on, and the seed.
         input_range: one of `amc_tf.data.INPUT_RANGES`.

@@ -231,7 +231,7 @@ class Scorer:
             weights: its slim weights.
             data: images of its accuracy; the search images by default.
         """
-        found = self._accuracy(weights, data)
+        found = self.accuracy(weights, data)
         reward, feasible = self._judge(found, score.cost, score.latency_ms)
         return dataclasses.replace(score, reward=reward, feasible=feasible, **dataclasses.asdict(found))
 
@@ -278,19 +278,25 @@ class Scorer:
         """
         timing = self._timing
         if timing is None:
-            return self._accuracy(self._builder.weights(plan)), None
+            return self.accuracy(self._builder.weights(plan)), None
         tflite = self._convert(
             self._builder.cut(plan), timing.precision, num_images=_NUM_TIMING_IMAGES, sparse=timing.sparse
         )
         if not timing.meter.runs_elsewhere:
-            return self._accuracy(self._builder.weights(plan)), timing.latency_ms(tflite)
+            return self.accuracy(self._builder.weights(plan)), timing.latency_ms(tflite)
         # It is the wait for the phone that stays in this thread, for Ctrl-C reaches it here.
         with concurrent.futures.ThreadPoolExecutor(max_workers=1) as worker:
-            found = worker.submit(lambda: self._accuracy(self._builder.weights(plan)))
+            found = worker.submit(lambda: self.accuracy(self._builder.weights(plan)))
             latency_ms = timing.latency_ms(tflite)
         return found.result(), latency_ms
 
-    def _accuracy(self, weights: Weights, data: ImageData | None = None) -> Accuracy:
+    def accuracy(self, weights: Weights, data: ImageData | None = None) -> Accuracy:
+        """Returns the accuracy of weights as scores have it: as int8 TFLite where the objective says so.
+
+        Args:
+            weights: of the original or of a slim network.
+            data: images of the accuracy; the search images by default.
+        """
         data = self._data if data is None else data
         if self._objective.int8_accuracy:
             tflite = self._convert(weights, "int8")

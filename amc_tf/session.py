@@ -41,7 +41,7 @@ from amc_tf.weights import Weights
 # Bounds hold a prediction; aiming this much lower leaves most networks within the limit when timed.
 LATENCY_MARGIN = 0.03
 # Calibration images of an int8 candidate whose accuracy counts; a finished network gets more.
-_NUM_INT8_IMAGES = 32
+NUM_INT8_CANDIDATE_IMAGES = 32
 _POINTS_IN_SEARCH = 16  # per image and layer, for re-fitting candidates in network order
 
 
@@ -120,7 +120,7 @@ class PruningSession:
             self.network,
             self.builder,
             split.calibration,
-            top1=self._search_top1,
+            top1=lambda weights: self.scorer.accuracy(weights).top1,
             accuracy_floor=self._accuracy_floor(),
             settings=settings,
             input_range=input_range,
@@ -239,7 +239,7 @@ class PruningSession:
 
     def _int8_images(self) -> NDArray[np.float32]:
         """Returns what int8 networks are calibrated on, float32 [N, H, W, C] in the model's range."""
-        return to_input_range(self.split.calibration.images[:_NUM_INT8_IMAGES], self._input_range)
+        return to_input_range(self.split.calibration.images[:NUM_INT8_CANDIDATE_IMAGES], self._input_range)
 
     def _time_baseline(self) -> Timing | None:
         self.baseline_ms: float | None = None

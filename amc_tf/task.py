@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,14 +13,15 @@ from numpy.typing import NDArray
 
 from amc_tf.budget import Budget
 from amc_tf.data import DataSplit, to_input_range
-from amc_tf.device.convert import to_tflite
+from amc_tf.device.convert import TFLiteRunner, to_tflite
 from amc_tf.device.latency import LatencyMeter
 from amc_tf.device.table import LatencyTable
+from amc_tf.evaluate import accuracy
 from amc_tf.executor import MakeExecutor
 from amc_tf.finetune import EpochRecord, finetune
 from amc_tf.progress import Progress
 from amc_tf.quantize import quantize_aware
-from amc_tf.session import PruningSession
+from amc_tf.session import NUM_INT8_CANDIDATE_IMAGES, PruningSession
 from amc_tf.settings import FinetuneSettings, SearchSettings
 
 _NUM_INT8_IMAGES = 100
@@ -78,8 +80,8 @@ class CompressionTask:
             times: as many times the epochs of the settings.
 
         Returns:
-            The trained network and its top-1 on the search images; without epochs the network as it was, and
-            None.
+            The trained network and its top-1 on the search images, as the search of a next stage finds it: as
+            int8 TFLite where that is what counts. Without epochs the network as it was, and None.
         """
         total = times * self.finetuning.epochs
         if total == 0:
@@ -97,6 +99,8 @@ class CompressionTask:
             teacher=self.model,
             on_epoch=report,
         )
+        if self.settings.int8_accuracy:
+            return result.model, self._int8_top1(result.model)
         return result.model, result.best_top1
 
     def quantize(self, slim: Any, settings: FinetuneSettings) -> bytes:
@@ -121,6 +125,18 @@ class CompressionTask:
             calibration_images=to_input_range(images, self.input_range) if precision == "int8" else None,
             input_shape=input_shape,
         )
+
+    def _int8_top1(self, model: Any) -> float:
+        search = self.split.search
+        images = self.split.calibration.images[:NUM_INT8_CANDIDATE_IMAGES]
+        tflite = to_tflite(
+            model,
+            precision="int8",
+            calibration_images=to_input_range(images, self.input_range),
+            input_shape=search.images.shape[1:],
+        )
+        runner = TFLiteRunner(tflite, num_threads=os.cpu_count() or 1)
+        return accuracy(runner.predict, search, input_range=self.input_range).top1
 
     def settings_to_json(self) -> dict[str, Any]:
         """Returns the settings of search, fine-tuning and, if there is one, quantisation-aware training."""

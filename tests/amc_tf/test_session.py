@@ -200,6 +200,18 @@ def test_an_accuracy_floor_on_int8_networks_is_a_part_of_the_int8_original(model
     assert session.baseline_top1 == 0.45
 
 
+def test_networks_are_recovered_by_the_accuracy_that_counts(model, split, monkeypatch):
+    session = make_session(model, split, Budget(accuracy=0.5), reward="macs", int8_accuracy=True)
+
+    def refuse(*args, **options):
+        pytest.fail("weights were compared in float32")
+
+    monkeypatch.setattr(session.executor, "accuracy", refuse)
+    recovered = session.recover(session.bounds.minimum)
+    score = session.scorer(session.bounds.minimum)
+    assert session.scorer.rescore(score, recovered).top1 == session.scorer.accuracy(recovered).top1
+
+
 @pytest.mark.parametrize(
     ("given", "words"),
     [

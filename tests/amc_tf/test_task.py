@@ -1,0 +1,49 @@
+"""What all stages of a compression share."""
+
+import keras
+import pytest
+
+from amc_tf import task as task_module
+from amc_tf.budget import Budget
+from amc_tf.finetune import FinetuneResult
+from amc_tf.progress import Progress
+from amc_tf.settings import FinetuneSettings, SearchSettings
+from amc_tf.task import CompressionTask
+from tests.trained import RANGE, make_classifier, make_split
+
+
+@pytest.fixture(scope="module")
+def model():
+    return make_classifier(keras)
+
+
+def make_task(model, **settings):
+    return CompressionTask(
+        model=model,
+        split=make_split(),
+        settings=SearchSettings(reward="macs", **settings),
+        finetuning=FinetuneSettings(epochs=1),
+        quantization=None,
+        input_range=RANGE,
+        meter=None,
+        table=None,
+        progress=Progress(),
+    )
+
+
+@pytest.fixture
+def trained(model, monkeypatch):
+    """What every training ends in."""
+    result = FinetuneResult(model, (), best_epoch=1, best_top1=0.125)
+    monkeypatch.setattr(task_module, "finetune", lambda *given, **options: result)
+    return result
+
+
+def test_a_fine_tuned_network_has_the_accuracy_of_its_best_epoch(model, trained):
+    assert make_task(model).finetune(model) == (model, 0.125)
+
+
+def test_where_int8_counts_it_has_the_accuracy_that_the_next_search_starts_from(model, trained):
+    task = make_task(model, int8_accuracy=True)
+    tuned, top1 = task.finetune(model)
+    assert task.session(tuned, Budget(accuracy=0.9)).baseline_top1 == top1 != 0.125
