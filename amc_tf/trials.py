@@ -143,7 +143,8 @@ def _folder_name(budget: Budget) -> str:
 
 def _seeded(options: Mapping[str, Any], seed: int) -> dict[str, Any]:
     """Returns the options with another seed of search and trainings."""
-    given = {"settings": SearchSettings(), "finetuning": FinetuneSettings(), **options}
+    usual = {"settings": SearchSettings(), "finetuning": FinetuneSettings()}
+    given = {**options, **{name: options.get(name) or default for name, default in usual.items()}}
     names = ("settings", "finetuning", "quantization")
     return {
         name: dataclasses.replace(value, seed=seed) if name in names and value is not None else value

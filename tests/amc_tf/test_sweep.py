@@ -117,8 +117,15 @@ def test_data_that_comes_in_another_order_each_time_is_read_once(made, tmp_path,
     assert given[0] is given[1]
 
 
-def test_each_seed_has_a_compression_of_its_own(made, tmp_path):
-    result = run(tmp_path, HALF, THIRD, seeds=(3, 4), quantization=FinetuneSettings(epochs=1))
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"quantization": FinetuneSettings(epochs=1)},
+        {"settings": None, "finetuning": None, "quantization": None},  # as `compress` has them
+    ],
+)
+def test_each_seed_has_a_compression_of_its_own(made, tmp_path, options):
+    result = run(tmp_path, HALF, THIRD, seeds=(3, 4), **options)
     assert list(result.summaries) == ["macs=0.5-seed3", "macs=0.5-seed4", "macs=0.3-seed3", "macs=0.3-seed4"]
     seeds = [summary["settings"]["search"]["seed"] for summary in result.summaries.values()]
     assert seeds == [3, 4, 3, 4]
