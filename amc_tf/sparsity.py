@@ -103,12 +103,6 @@ def apply_plan(model: Any, plan: SparsityPlan) -> Any:
     return sparse
 
 
-def count_zeros(model: Any, plan: SparsityPlan) -> dict[str, int]:
-    """Counts the zeros in the kernels of a plan's layers, by layer path."""
-    kernels = {path: np.asarray(layer.get_weights()[0]) for path, layer in _layers_of(model, plan).items()}
-    return {path: int((kernel == 0).sum()) for path, kernel in kernels.items()}
-
-
 def _load_toolkit() -> Any:
     with keeping_keras3():
         import tensorflow_model_optimization as toolkit

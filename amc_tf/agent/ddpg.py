@@ -11,10 +11,6 @@ from amc_tf.agent.replay import ReplayMemory
 from amc_tf.errors import SettingsError
 from amc_tf.settings import AgentSettings, noise_decay_for
 
-_FINAL_LAYER_RANGE = (
-    3e-3  # Lillicrap et al., section 7: the first actions are then near 0.5, the first Q near 0
-)
-
 
 @dataclass(frozen=True)
 class TrainingRecord:

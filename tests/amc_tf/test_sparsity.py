@@ -15,7 +15,7 @@ from amc_tf.errors import PlanError
 from amc_tf.graph import ChannelGraph
 from amc_tf.settings import FinetuneSettings
 from amc_tf.sparse_layers import SparseLayers
-from amc_tf.sparsity import apply_plan, count_zeros, finetune_sparse
+from amc_tf.sparsity import apply_plan, finetune_sparse
 from amc_tf.sparsity_plan import SparsityPlan
 from amc_tf.twin import to_keras3
 from tests.networks import classifier
@@ -42,6 +42,11 @@ def plan_of(model, ratio):
 
 def removed(plan):
     return {path: plan.num_weights[path] - kept for path, kept in plan.kept.items()}
+
+
+def count_zeros(model, plan):
+    kernels = {path: layer.get_weights()[0] for path, layer in iterate_layers(model) if path in plan.kept}
+    return {path: int((kernel == 0).sum()) for path, kernel in kernels.items()}
 
 
 def outputs(model):
