@@ -33,6 +33,26 @@ def functional_of(model: Any) -> Any:
     return inner if hasattr(inner, "_nodes_by_depth") and getattr(inner, "inputs", None) else None
 
 
+def check_functional(model: Any) -> None:
+    """Checks that a model has a layer graph that can be read.
+
+    Raises:
+        ModelError: If it is subclassed, or a Sequential model that is not built.
+    """
+    if functional_of(model) is not None:
+        return
+    name = type(model).__name__
+    if name == "Sequential":
+        raise ModelError(
+            f"The Sequential model '{model.name}' is not built: give it a keras.Input, or call "
+            "model.build((None, height, width, channels)), so that its channels are known."
+        )
+    raise ModelError(
+        f"A {name} has no layer graph that can be read: a functional or Sequential Keras model was expected. "
+        "Write a subclassed model as keras.Model(inputs, outputs)."
+    )
+
+
 def iterate_layers(model: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yields (path, layer) of every layer of a built model, entering nested models, each layer once."""
     for layer in functional_of(model).layers:

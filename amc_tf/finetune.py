@@ -16,13 +16,13 @@ import keras
 import numpy as np
 
 from amc_tf.augment import Augmentation, augmentation
-from amc_tf.clone import clone_with, copy_weights, is_tf_keras, keras_of, uses_half
+from amc_tf.clone import check_functional, clone_with, copy_weights, is_tf_keras, keras_of, uses_half
 from amc_tf.distillation import are_probabilities, distillation_loss, soften, to_log_probabilities
 from amc_tf.distribute import Replicas
-from amc_tf.errors import DataError, ModelError, SettingsError
+from amc_tf.errors import ModelError, SettingsError
 from amc_tf.evaluate import Accuracy, accuracy, compiled
 from amc_tf.fused_norm import with_fused_norm
-from amc_tf.image_data import ImageData, to_input_range
+from amc_tf.image_data import ImageData, check_data_fits, to_input_range
 from amc_tf.keras_data import as_image_data
 from amc_tf.settings import FinetuneSettings
 
@@ -114,7 +114,7 @@ def finetune(  # noqa: PLR0913, each is a choice of the user
         The best network found, the given one included.
 
     Raises:
-        DataError: If the data cannot be read, or labels do not fit the outputs.
+        DataError: If the data cannot be read, or images or labels do not fit the model.
         ModelError: If the model cannot be copied, is no classifier, or does not fit the teacher.
         SettingsError: If the loss becomes NaN or infinite; a smaller learning rate is named. If the batches
             cannot be shared out.
@@ -312,11 +312,18 @@ def _optimizer(flavour: ModuleType, settings: FinetuneSettings, steps_per_epoch:
     else:
         optimizer = flavour.optimizers.SGD(schedule, momentum=_MOMENTUM, nesterov=True, weight_decay=decay)
     if settings.weight_decay:
-        optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+        optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta", "alpha"])
     return optimizer
 
 
 def _check(model: Any, train: ImageData, validation: ImageData, teacher: Any | None) -> None:
+    check_functional(model)
+    images = model.input_shape
+    if not isinstance(images, tuple) or len(images) != 4:
+        raise ModelError(
+            f"The model's input has the shape {images}; fine-tuning needs one input [batch, height, width, "
+            "channels]."
+        )
     shape = model.output_shape
     if not isinstance(shape, tuple) or len(shape) != 2 or not isinstance(shape[-1], int):
         raise ModelError(
@@ -327,13 +334,8 @@ def _check(model: Any, train: ImageData, validation: ImageData, teacher: Any | N
             f"The model has {shape[-1]} outputs and the teacher has {teacher.output_shape[-1]}; "
             "give as teacher the network that the model was made from."
         )
-    for name, data in (("training", train), ("validation", validation)):
-        lowest, highest = int(np.min(data.labels)), int(np.max(data.labels))
-        if lowest < 0 or highest >= shape[-1]:
-            raise DataError(
-                f"The {name} labels run from {lowest} to {highest} and the model has {shape[-1]} outputs; "
-                f"labels must lie in 0..{shape[-1] - 1}."
-            )
+    for data in (train, validation):
+        check_data_fits(images[1:], shape[-1], data)
 
 
 def _copy(model: Any) -> Any:

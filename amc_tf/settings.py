@@ -202,7 +202,9 @@ class FinetuneSettings:
         optimizer: "adam", or "sgd" with Nesterov momentum 0.9, whose rate has to suit the network: what is
             right for a ResNet ruins a MobileNet with ImageNet weights.
         learning_rate: Highest learning rate of the cosine schedule; None takes that of `LEARNING_RATES`.
-        weight_decay: L2 penalty on the kernels.
+        weight_decay: Part of the kernels that each step takes away, times the learning rate: Keras' decoupled
+            decay (Loshchilov & Hutter 2019), for SGD too, outside of momentum. An L2 penalty of the same
+            size is, with momentum 0.9, ten times as strong.
         warmup_epochs: Epochs over which the learning rate rises; may be a fraction.
         distillation_weight: Part of the loss that is distillation from the original, in [0, 1]; 0 is off.
         distillation_temperature: Temperature that softens both networks' outputs.
@@ -215,7 +217,7 @@ class FinetuneSettings:
     batch_size: int = 64  # ours; the authors' code takes 256 on four GPUs
     optimizer: str = "adam"  # ours; the authors' code: SGD
     learning_rate: float | None = None  # authors' code: 0.05 at batch 256
-    weight_decay: float = 4e-5  # authors' code
+    weight_decay: float = 4e-5  # authors' code: an L2 penalty of that size
     warmup_epochs: float = 0.5  # ours
     distillation_weight: float = 0.5  # ours
     distillation_temperature: float = 2.0  # ours

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from amc_tf.clone import clone_with, copy_weights, functional_of, in_float32
+from amc_tf.clone import check_functional, clone_with, copy_weights, functional_of, in_float32
 from amc_tf.errors import ModelError
 
 DEFAULT_IMAGE_SIZE = (224, 224)
@@ -117,9 +117,8 @@ def trace_model(model: Any, *, image_size: tuple[int, int] = DEFAULT_IMAGE_SIZE)
         ModelError: if it is no such model, or a size other than that of the image is left open.
     """
     model = in_float32(model)
+    check_functional(model)
     functional = functional_of(model)
-    if functional is None:
-        raise ModelError(_why_notfunctional_of(model))
     if any(tuple(tensor.shape)[1:3] == (None, None) for tensor in functional.inputs):
         model = _with_image_size(model, image_size)
         functional = functional_of(model)
@@ -202,19 +201,6 @@ def _with_image_size(model: Any, image_size: tuple[int, int]) -> Any:
     copy = clone_with(model, fix)
     copy_weights(model, copy)
     return copy
-
-
-def _why_notfunctional_of(model: Any) -> str:
-    name = type(model).__name__
-    if name == "Sequential":
-        return (
-            f"The Sequential model '{model.name}' is not built: give it a keras.Input, or call "
-            "model.build((None, height, width, channels)), so that its channels are known."
-        )
-    return (
-        f"A {name} has no layer graph that can be read: a functional or Sequential Keras model was expected. "
-        "Write a subclassed model as keras.Model(inputs, outputs)."
-    )
 
 
 def _shape(tensor: Any, where: str) -> tuple[int, ...]:

@@ -13,7 +13,15 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from amc_tf.clone import clone_with, copy_weights, functional_of, is_tf_keras, iterate_layers, policy_name
+from amc_tf.clone import (
+    check_functional,
+    clone_with,
+    copy_weights,
+    functional_of,
+    is_tf_keras,
+    iterate_layers,
+    policy_name,
+)
 from amc_tf.errors import ModelError
 
 _LEGACY_KERAS = "TF_USE_LEGACY_KERAS"
@@ -103,11 +111,7 @@ def _copy(model: Any) -> Any:
 
 
 def _rebuild(model: Any, library: ModuleType) -> Any:
-    if functional_of(model) is None:
-        raise ModelError(
-            f"'{model.name}' has no layer graph that can be rebuilt: a built functional or Sequential model "
-            "was expected."
-        )
+    check_functional(model)
     rebuilder = _Rebuilder(library)
     twin = rebuilder.model(model)
     for path, layer in iterate_layers(model):

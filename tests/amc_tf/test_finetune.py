@@ -296,8 +296,33 @@ def test_the_training_step_is_traced_once(flavour):
 def test_labels_that_do_not_fit_the_outputs_are_named():
     data = toy_data(16, seed=1)
     wrong = ImageData(data.images, data.labels + 1, CLASSES + 1, None)
-    with pytest.raises(DataError, match=r"training labels run from 1 to 3 and the model has 3 outputs"):
-        finetune(toy_model(), wrong, data, settings=settings(), input_range="-1..1")
+    for train, validation in ((wrong, data), (data, wrong)):
+        with pytest.raises(DataError, match=r"labels go up to 3, but the model has 3 outputs"):
+            finetune(toy_model(), train, validation, settings=settings(), input_range="-1..1")
+
+
+def test_images_of_another_size_are_refused():
+    data, large = toy_data(16, seed=1), ImageData(np.zeros((2, 16, 16, 3), np.uint8), np.arange(2), CLASSES)
+    for train, validation in ((large, data), (data, large)):
+        with pytest.raises(DataError, match="takes images of 8x8x3, but the data has 16x16x3"):
+            finetune(toy_model(), train, validation, settings=settings(), input_range="-1..1")
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: keras.Sequential([keras.layers.Flatten(), keras.layers.Dense(3)]), "is not built"),
+        (lambda: type("Own", (keras.Model,), {})(), "A Own has no layer graph"),
+        (
+            lambda: keras.Sequential([keras.Input((12,)), keras.layers.Dense(3)]),
+            r"input has the shape \(None, 12\)",
+        ),
+    ],
+    ids=["unbuilt", "subclassed", "no images"],
+)
+def test_a_model_that_cannot_be_trained_on_images_is_refused(make, words):
+    with pytest.raises(ModelError, match=words):
+        tune(make())
 
 
 def test_a_teacher_with_other_classes_is_refused():
