@@ -70,6 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     args = parse(words)
     args.argv = ["amc-tf", *words]
+    found = _changed_at(args)
     try:
         console.prepare(debug=args.debug, needs_keras=args.needs_keras)
         with sigterm_raises():
@@ -77,10 +78,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except Terminated:
-        console.fail(_interrupted(args, "Terminated"))
+        console.fail(_interrupted(args, "Terminated", found))
         return 143
     except KeyboardInterrupt:
-        console.fail(_interrupted(args, "Interrupted"))
+        console.fail(_interrupted(args, "Interrupted", found))
         return 130
     except BrokenPipeError:
         # Whoever read stdout has gone; what is left in its buffer must not raise again at exit.
@@ -137,9 +138,18 @@ def _join_negative_range(words: Sequence[str]) -> list[str]:
     return joined
 
 
-def _interrupted(args: argparse.Namespace, what: str) -> str:
+def _changed_at(args: argparse.Namespace) -> int | None:
+    """Returns when what stands at --out was last changed, None if nothing does that can be seen."""
+    path = getattr(args, "out", None)
+    return os.stat(path).st_mtime_ns if path and os.path.exists(path) else None
+
+
+def _interrupted(args: argparse.Namespace, what: str, found: int | None) -> str:
+    """Says how to go on; `found` is when what stood at --out was last changed before the command."""
     if not hasattr(args, "resume"):
         return f"{what}."
+    if args.overwrite and found is not None and _changed_at(args) == found:
+        return f"{what}; {args.out} is as it was. Start again with: {shlex.join(args.argv)}"
     return f"{what}; all up to the last checkpoint is saved. {_resume_hint(args)}"
 
 

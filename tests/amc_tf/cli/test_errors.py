@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -292,6 +293,24 @@ def test_the_hint_after_an_interruption_resumes_instead_of_overwriting(amc, monk
     outcome = amc("demo", "--out=my runs/x", "--overwrite")
     assert outcome.code == 130
     assert outcome.err.endswith("Go on with: amc-tf demo '--out=my runs/x' --resume\n")
+
+
+def test_the_hint_overwrites_as_long_as_nothing_was_overwritten(amc, monkeypatch, tmp_path):
+    def stop(args):
+        if args.seed:
+            (Path(args.out) / "plan.json").unlink()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(compress, "run", stop)
+    (tmp_path / "plan.json").touch()
+    os.utime(tmp_path, (1e9, 1e9))
+    words = ["demo", f"--out={tmp_path}", "--overwrite"]
+    assert amc(*words).err == (
+        f"amc-tf: Interrupted; {tmp_path} is as it was. Start again with: amc-tf {shlex.join(words)}\n"
+    )
+    assert amc(*words, "--seed=1").err.endswith(
+        f"Go on with: amc-tf demo --out={tmp_path} --seed=1 --resume\n"
+    )
 
 
 def test_a_run_that_its_phone_left_says_how_to_go_on(amc, monkeypatch):
