@@ -43,7 +43,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--store", metavar="FILE", help="SQLite file of all measurements (default: one for this user)"
     )
-    parser.add_argument("--history", action="store_true", help="list stored measurements, latest first")
+    parser.add_argument(
+        "--history",
+        action="store_true",
+        help="list stored measurements, latest first; with -s those that this phone took part in",
+    )
     parser.add_argument(
         "--limit", type=int, default=_HISTORY, metavar="N", help="longest history (default: %(default)s)"
     )
@@ -272,17 +276,20 @@ def _list(args: argparse.Namespace) -> int:
 
     if args.tflite is not None:
         args.usage_error("--history lists all measurements: give no file")
+    meters.check_untimed(args, remedy="leave out --history or the option")
+    if len(args.serial or []) > 1:
+        args.usage_error("--history lists all measurements or those of one phone: give one -s")
     if args.limit < 1:
         args.usage_error(f"--limit is {args.limit}: give 1 or more")
-    path = _store_file(args)
+    path, (serial,) = _store_file(args), args.serial or [None]
     measurements: tuple[Measurement, ...] = ()
     if path.exists():
         with MeasurementStore(path) as store:
-            measurements = store.list(newest_first=True, limit=args.limit)
+            measurements = store.list(serial=serial, newest_first=True, limit=args.limit)
     if args.json:
         console.print_json({"store": str(path), "measurements": [_record(m) for m in measurements]})
     elif measurements:
         print(_history_table(measurements))
     else:
-        print(f"{path} holds no measurements yet.")
+        print(f"{path} holds no measurements {'yet' if serial is None else f'of the phone {serial}'}.")
     return 0

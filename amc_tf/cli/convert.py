@@ -88,7 +88,7 @@ def _check(args: argparse.Namespace) -> FinetuneSettings | None:
     if args.meter == "gpu":
         raise SettingsError("--meter gpu times float32 networks only: give --meter phone or --meter host.")
     if not args.meter and not args.serial:
-        meters.check_untimed(args)
+        meters.check_untimed(args, remedy="give --meter or -s too")
     training = options.qat_settings(args)
     for option, is_given in (("--qat-epochs", training), ("--meter", args.meter or args.serial)):
         if is_given and args.precision != "int8":

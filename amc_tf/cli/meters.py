@@ -146,16 +146,20 @@ def meter_kind(args: argparse.Namespace) -> str:
     return kind
 
 
-def check_untimed(args: argparse.Namespace) -> None:
-    """Refuses options that tell how networks are timed, in a command that times none without --meter or -s.
+def check_untimed(args: argparse.Namespace, *, remedy: str) -> None:
+    """Refuses options that tell how networks are timed, but not -s, in a command that times none.
+
+    Args:
+        args: Values of the options of `add_device`.
+        remedy: What the user may do instead: "give --meter too".
 
     Raises:
         SystemExit: With 2 where one was given.
     """
     for name, default in {**_PHONE_OPTIONS, "threads": 1, "batch": None}.items():
-        if getattr(args, name) != default:
+        if name != "serial" and getattr(args, name) != default:
             option = f"--{name.replace('_', '-')}"
-            args.usage_error(f"{option} is about timing, but no network is timed: give --meter or -s too.")
+            args.usage_error(f"{option} is about timing, but no network is timed: {remedy}")
 
 
 def _check_values(args: argparse.Namespace) -> None:

@@ -108,6 +108,11 @@ def test_a_store_that_cannot_be_used_is_one_sentence(benchmark, tmp_path):
         (["net.tflite", "--fp16"], "--fp16 is about a phone"),
         (["net.tflite", "--history"], "--history lists all measurements: give no file"),
         (["--history", "--limit=0"], "--limit is 0: give 1 or more"),
+        (["--history", "-s=A1", "-s=B2"], "or those of one phone: give one -s"),
+        (
+            ["--history", "--threads=4"],
+            "--threads is about timing, but no network is timed: leave out --history",
+        ),
         ([], "give a .tflite file, or --history"),
     ],
 )
@@ -177,6 +182,15 @@ def phone(monkeypatch):
 
     monkeypatch.setattr(meters, "open_phones", open_phones)
     return opened
+
+
+def test_the_history_of_one_phone_has_its_measurements_only(benchmark, phone):
+    benchmark("net.tflite", "-s=A1")
+    benchmark("net.tflite", "--meter=host", "--runs=5")
+    assert len(history(benchmark)) == 2
+    (of_phone,) = history(benchmark, "-s=A1")
+    assert of_phone["device"]["serial"] == "A1"
+    assert benchmark("--history", "-s=A").out == "store.sqlite holds no measurements of the phone A.\n"
 
 
 def test_a_phone_tells_device_binary_memory_and_temperatures(benchmark, phone):
