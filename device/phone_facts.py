@@ -19,11 +19,12 @@ _SECTION = "--- amc-tf "
 _PROPERTIES = (
     "ro.product.manufacturer", "ro.product.model", "ro.soc.manufacturer", "ro.soc.model",
     "ro.hardware.chipname", "ro.board.platform", "ro.build.version.release", "ro.build.version.sdk",
-    "ro.product.cpu.abi", "ro.product.cpu.abilist", "ro.build.fingerprint",
+    "ro.product.cpu.abi", "ro.product.cpu.abilist", "ro.build.fingerprint", "ro.serialno",
 )  # fmt: skip
 # A core that is off may have no cpufreq folder, but its cluster's lists it; `present` has all cores.
 INFO_SCRIPT = f"""
 for name in {" ".join(_PROPERTIES)}; do echo "{_SECTION}$name"; getprop "$name"; done
+echo "{_SECTION}boot"; cat /proc/sys/kernel/random/boot_id 2>/dev/null
 cd /sys/devices/system/cpu && {{
   echo "{_SECTION}present"; cat present
   echo "{_SECTION}clusters"
@@ -70,6 +71,8 @@ class PhoneInfo:
         abis: All ABIs, best first.
         build_fingerprint: Names the exact build of Android.
         cores: By index; empty where the phone does not tell.
+        unit: Tells it from every other phone, however it is reached: the serial number of the hardware, which
+            cheap phones share, and the number of its last start. Empty where it tells neither.
     """
 
     serial: str
@@ -82,6 +85,7 @@ class PhoneInfo:
     abis: tuple[str, ...]
     build_fingerprint: str
     cores: tuple[Core, ...]
+    unit: str = ""
 
     @property
     def name(self) -> str:
@@ -118,11 +122,11 @@ class PhoneInfo:
     def identity(self) -> dict[str, Any]:
         """Returns what measurements depend on, as JSON values: equal for two phones of one model and build.
 
-        The serial number is not in it, nor are the cores: they follow from the model, and a phone may hide
-        those that it has switched off.
+        What tells one phone from another is not in it, nor are the cores: they follow from the model, and a
+        phone may hide those that it has switched off.
         """
         record = dataclasses.asdict(self)
-        del record["serial"], record["cores"]
+        del record["serial"], record["cores"], record["unit"]
         return {**record, "abis": list(self.abis)}
 
 
@@ -180,6 +184,7 @@ def parse_info(output: str, serial: str) -> PhoneInfo:
         abis=abis or ((abi,) if abi else ()),
         build_fingerprint=values["ro.build.fingerprint"],
         cores=_cores(sections),
+        unit=f"{values['ro.serialno']} {_known(sections.get('boot', ''))}".strip(),
     )
 
 

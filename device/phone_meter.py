@@ -49,6 +49,7 @@ class PhoneMeter:
         name: "Google Pixel 8:cpu:4-thread" and the like.
         runs_elsewhere: True.
         serial: What selects the phone.
+        unit: As of `PhoneInfo`.
         timing: Rounds and temperatures.
     """
 
@@ -83,6 +84,7 @@ class PhoneMeter:
         precision = "-fp16" if settings.fp16 else ""
         self.name = f"{info.name}:{settings.delegate}{precision}:{settings.num_threads}-thread"
         self.serial = workbench.phone.serial
+        self.unit = info.unit
         self.timing = timing or PhoneTiming()
         self._workbench = workbench
         self._settings = settings

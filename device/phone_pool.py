@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import dataclasses
+import itertools
 import json
 import logging
 import threading
@@ -282,6 +283,11 @@ def _check_alike(meters: Sequence[PhoneMeter]) -> None:
         raise SettingsError(
             f"A pool needs one phone or more, each once, but got {', '.join(serials) or 'none'}."
         )
+    for one, other in itertools.combinations(meters, 2):
+        if one.unit and one.unit == other.unit:
+            raise SettingsError(
+                f"{one.serial} and {other.serial} are one phone, reached in two ways: give it once."
+            )
     for meter in meters[1:]:
         names = _differences(json.loads(meters[0].fingerprint()), json.loads(meter.fingerprint()))
         if names:

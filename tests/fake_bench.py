@@ -52,7 +52,7 @@ class FakePhone:
         is_gone: Whether everything asked of it fails.
     """
 
-    def __init__(self, serial: str = "A1", *, model: str = "Pixel 8", sdk: int = 34) -> None:
+    def __init__(self, serial: str = "A1", *, model: str = "Pixel 8", sdk: int = 34, unit: str = "") -> None:
         self.serial = serial
         self.transport_name = f"{serial} over nothing"
         self.events: list[str] = []
@@ -71,6 +71,7 @@ class FakePhone:
             abis=("arm64-v8a",),
             build_fingerprint=f"google/{model}:14",
             cores=cores,
+            unit=unit,
         )
 
     def info(self) -> PhoneInfo:

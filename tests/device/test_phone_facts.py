@@ -198,6 +198,20 @@ def test_two_phones_of_one_model_and_build_share_an_identity() -> None:
     assert "A1" not in str(one.identity())
 
 
+def test_phones_of_one_serial_number_are_told_apart_by_their_last_start() -> None:
+    texts = [
+        answer(f"--- amc-tf boot\n{boot}\n", serialno="0123456789ABCDEF") for boot in ("4f-a1", "77-b2", "")
+    ]
+    infos = [parse_info(text, serial) for text, serial in zip(texts, "ABC", strict=True)]
+    assert [info.unit for info in infos] == [
+        "0123456789ABCDEF 4f-a1",
+        "0123456789ABCDEF 77-b2",
+        "0123456789ABCDEF",
+    ]
+    assert infos[0].identity() == infos[1].identity()
+    assert parse_info("", "A").unit == ""
+
+
 def test_what_a_phone_says_is_stripped_of_control_characters_and_cut_short() -> None:
     assert clean(" Pixel\x1b[2J\x07\u202e 8\n\x00pro\u2028 ") == "Pixel[2J 8 pro"
     assert len(clean("x" * 10_000)) == 200

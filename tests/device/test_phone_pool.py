@@ -220,3 +220,9 @@ def test_different_settings_are_refused_by_name() -> None:
 def test_no_phone_and_one_phone_twice_are_refused(serials: str) -> None:
     with pytest.raises(SettingsError, match="one phone or more, each once"):
         PhonePool([meter_of(bench_of(serial)) for serial in serials])
+
+
+def test_one_phone_by_two_names_is_refused() -> None:
+    phones = [FakePhone("A", unit="1"), FakePhone("B", unit="2"), FakePhone("192.168.1.2:5555", unit="1")]
+    with pytest.raises(SettingsError, match=r"A and 192\.168\.1\.2:5555 are one phone, reached in two ways"):
+        PhonePool([meter_of(FakeBench(phone, times_ms={})) for phone in phones])
