@@ -45,7 +45,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Adds its arguments to the page of a command."""
+    """Leads links to files that are pages here to these, and adds its arguments to the page of a command."""
+    for own, source in _ELSEWHERE.items():
+        markdown = markdown.replace(f"../{source}", own)
     name = page.file.src_uri
     if not name.startswith(_COMMANDS) or name == f"{_COMMANDS}index.md":
         return markdown

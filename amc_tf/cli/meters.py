@@ -74,8 +74,8 @@ def add_phone(parser: argparse.ArgumentParser) -> None:
         "--serial",
         action="append",
         metavar="SERIAL",
-        help="serial number or HOST:PORT of the phone (default: $ANDROID_SERIAL, else the only one); several "
-        "phones of one model, each with its -s, share the work",
+        help="serial number or HOST:PORT of the phone (default with --meter phone: $ANDROID_SERIAL, else the "
+        "only one); several phones of one model, each with its -s, share the work",
     )
     parser.add_argument(
         "--transport",
