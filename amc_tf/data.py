@@ -80,6 +80,11 @@ def load_data(
         >>> len(train), len(validation), train.image_size
         (1438, 359, (16, 16, 1))
     """
+    if image_size is not None and None in image_size:
+        raise DataError(
+            f"The model takes images of any size ({format_size(image_size)}): give the one to read them in, "
+            "such as (224, 224, 3)."
+        )
     train, validation = _load_source(source, image_size, seed)
     check_pair(train, validation)
     if image_size is not None and train.image_size != tuple(image_size):

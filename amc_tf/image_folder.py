@@ -43,7 +43,7 @@ def load_folder(folder: Path, image_size: tuple[int, int, int], *, seed: int) ->
         DataError: A folder is missing or empty, an image is unreadable, or they do not fit in memory.
     """
     train_folder = folder / "train"
-    if not train_folder.is_dir():
+    if not _is_split(folder):
         names = _class_names(folder)
         paths, labels = _list_images(folder, names)
         stay, split_off = split_off_fraction(labels, VALIDATION_FRACTION, np.random.default_rng(seed))
@@ -60,6 +60,14 @@ def load_folder(folder: Path, image_size: tuple[int, int, int], *, seed: int) ->
         )
     names = _class_names(train_folder)
     return _load_part(train_folder, names, image_size), _load_part(validation_folder, names, image_size)
+
+
+def _is_split(folder: Path) -> bool:
+    """Tells whether a folder is split into parts, or has a class called "train" among others."""
+    train = folder / "train"
+    if not train.is_dir() or any(path.is_dir() for path in train.iterdir()):
+        return train.is_dir()
+    return not {*_class_names(folder)} - {"train", *VALIDATION_NAMES}
 
 
 def read_images(paths: Sequence[Path], image_size: tuple[int, int, int]) -> NDArray[np.uint8]:
@@ -117,8 +125,19 @@ def cover_resize(image: Image.Image, image_size: tuple[int, int, int]) -> NDArra
     box_width, box_height = min(width / scale, image.width), min(height / scale, image.height)
     left, top = (image.width - box_width) / 2, (image.height - box_height) / 2
     box = (left, top, left + box_width, top + box_height)
-    resized = image.convert(_MODES[channels]).resize((width, height), Image.Resampling.BILINEAR, box=box)
+    resized = (
+        _with_8_bits(image)
+        .convert(_MODES[channels])
+        .resize((width, height), Image.Resampling.BILINEAR, box=box)
+    )
     return np.asarray(resized, np.uint8).reshape(image_size)
+
+
+def _with_8_bits(image: Image.Image) -> Image.Image:
+    """Returns a grey image of 16 bits with the upper 8, which Pillow would cut off at white instead."""
+    if not image.mode.startswith("I;16"):
+        return image
+    return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
 
 
 def _read_image(path: Path, image_size: tuple[int, int, int]) -> NDArray[np.uint8]:
@@ -149,7 +168,13 @@ def _list_images(folder: Path, names: tuple[str, ...]) -> tuple[list[Path], NDAr
     paths: list[Path] = []
     counts = []
     for name in names:
-        files = sorted(path for path in (folder / name).rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+        found = sorted(path for path in (folder / name).rglob("*") if path.is_file() and path.name[0] != ".")
+        files = [path for path in found if path.suffix.lower() in IMAGE_SUFFIXES]
+        if found and not files:
+            raise DataError(
+                f"Of {folder / name} no file can be read, such as {found[0].name}: images end in "
+                f"{', '.join(IMAGE_SUFFIXES)}. Convert them, or remove the folder."
+            )
         paths += files
         counts.append(len(files))
     if not paths:

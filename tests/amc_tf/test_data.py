@@ -70,6 +70,13 @@ def test_folder_is_read_at_the_size_of_the_model(tmp_path: Path) -> None:
     assert (len(train), len(validation), train.image_size) == (2, 2, (6, 5, 1))
 
 
+def test_a_model_of_open_image_sizes_needs_one_to_be_given(tmp_path: Path) -> None:
+    with pytest.raises(
+        DataError, match=r"any size \(\?x\?x3\): give the one to read them in, such as \(224,"
+    ):
+        load_data(str(tmp_path), (None, None, 3))  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("part", ["test", "val"])
 def test_npz_with_parts_is_read_as_it_is(tmp_path: Path, part: str) -> None:
     arrays = {"x_train": IMAGES, "y_train": LABELS, f"x_{part}": IMAGES[:3], f"y_{part}": np.array([0, 2, 1])}

@@ -31,6 +31,41 @@ def test_train_and_validation_folders_are_read_with_classes_in_name_order(tmp_pa
     assert validation.images.shape == (1, 4, 4, 3)
 
 
+def test_a_class_called_train_is_no_part(tmp_path: Path) -> None:
+    for name in ("bus", "test", "train"):
+        write_images(tmp_path / name, [(index, 0, 0) for index in range(5)])
+    train, _ = load_folder(tmp_path, SIZE, seed=0)
+    assert train.class_names == ("bus", "test", "train")
+
+
+def test_parts_without_class_folders_are_refused(tmp_path: Path) -> None:
+    for name in ("train", "val"):
+        write_images(tmp_path / name, [(index, 0, 0) for index in range(5)])
+    with pytest.raises(DataError, match=r"train holds no class folders"):
+        load_folder(tmp_path, SIZE, seed=0)
+
+
+def test_a_class_of_which_no_file_can_be_read_is_named(tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        write_images(tmp_path / name, [(1, 1, 1)] * 3)
+    (tmp_path / "fox").mkdir()  # a class of the model without images
+    (tmp_path / "fox" / ".DS_Store").touch()
+    assert load_folder(tmp_path, SIZE, seed=0)[0].num_classes == 3
+    (tmp_path / "fox" / "IMG_1.heic").touch()
+    with pytest.raises(
+        DataError, match=r"Of .*fox no file can be read, such as IMG_1\.heic: images end in \.jpg"
+    ):
+        load_folder(tmp_path, SIZE, seed=0)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_of_16_bits_the_upper_8_are_read(tmp_path: Path, suffix: str) -> None:
+    pixels = np.linspace(0, 65535, 16).astype(np.uint16).reshape(4, 4)
+    Image.fromarray(pixels).save(tmp_path / f"grey{suffix}")
+    (image,) = read_images([tmp_path / f"grey{suffix}"], SIZE)
+    np.testing.assert_array_equal(image, np.repeat((pixels >> 8)[..., None], 3, axis=-1))
+
+
 def test_one_folder_of_classes_is_split_by_the_seed(tmp_path: Path) -> None:
     for name in ("a", "b"):
         write_images(tmp_path / name, [(index, 0, 0) for index in range(10)])
