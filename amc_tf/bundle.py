@@ -43,8 +43,8 @@ class BundledNetwork:
 
     Attributes:
         sha256: hexadecimal SHA-256 of its TFLite bytes.
-        roles: what it is in the run: "original", "original int8", "found", "uniform", "episode 12"; a network
-            that is several of these is bundled once.
+        roles: what it is in the run: "original", "original int8", "found", "uniform", "episode 12",
+            "stage 2 episode 12"; a network that is several of these is bundled once.
         structure: what tells networks of different speed apart (see `amc_tf.device.operators`).
         widths: kept channels of each channel group.
         reward: what the search was told, None for a network that is of no episode.

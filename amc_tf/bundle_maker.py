@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,9 @@ from amc_tf.graph import ChannelGraph
 from amc_tf.model_file import load_model
 from amc_tf.network import NetworkFunction
 from amc_tf.plan import PruningPlan, widths_to_plan
+from amc_tf.run_folder import RunFolder
 from amc_tf.score import Score
+from amc_tf.search import saved_identity
 
 _NUM_CALIBRATION_IMAGES = 4
 
@@ -38,9 +41,10 @@ def make_bundle(
 ) -> Manifest:
     """Packs the original, the uniform network, what a run found, and its best episodes.
 
-    Networks of episodes are built by slicing the original, because their time follows from their widths and
-    not from their weights. A search without fine-tuning tells of no uniform network and has no file of what
-    it found; that network is sliced too.
+    Of a run in stages, the episodes are those of the last stage that has any. Networks of episodes are built
+    by slicing the original, because their time follows from their widths and not from their weights. A search
+    without fine-tuning tells of no uniform network and has no file of what it found; that network is sliced
+    too.
 
     Args:
         run: folder of the run, which may still be going on.
@@ -91,12 +95,16 @@ class _Run:
         plan: the plan that was found.
         summary: its summary, empty without one.
         episodes: the scores of the episodes that were not dropped, in their order, by episode.
+        stage: which stage they are of, 0 in a run of one.
+        precision: in which they were timed.
     """
 
     folder: Path
     plan: PruningPlan | None
     summary: Mapping[str, Any]
     episodes: Mapping[int, Score]
+    stage: int
+    precision: str
 
 
 @dataclasses.dataclass
@@ -123,18 +131,33 @@ class _Choice:
 
 
 def _read_run(folder: Path) -> _Run:
-    plan, summary = folder / "plan.json", folder / "summary.json"
+    plan, stage = folder / "plan.json", _last_stage(folder)
+    searched = RunFolder(folder / f"stage{stage}" if stage else folder)
+    summary = _read_summary(folder / "summary.json")
+    settings = (summary.get("settings") or {}).get("search") or saved_identity(searched)
     run = _Run(
         folder,
         PruningPlan.load(plan) if plan.exists() else None,
-        _parse(summary.read_bytes(), str(summary)) if summary.exists() else {},
-        _read_episodes(folder / "episodes.jsonl"),
+        summary,
+        _read_episodes(searched.path / "episodes.jsonl"),
+        stage,
+        str(settings.get("latency_precision", "float32")),
     )
     if not run.plan and not run.episodes:
         raise RunFolderError(
             f"{folder} holds no run: it has neither plan.json nor episodes; give the folder that --out named."
         )
     return run
+
+
+def _read_summary(path: Path) -> dict[str, Any]:
+    return _parse(path.read_bytes(), str(path)) if path.exists() else {}
+
+
+def _last_stage(folder: Path) -> int:
+    """Returns the number of the last stage that has episodes, 0 in a run of one stage."""
+    matches = [re.fullmatch(r"stage(\d+)", path.parent.name) for path in folder.glob("stage*/episodes.jsonl")]
+    return max((int(match[1]) for match in matches if match), default=0)
 
 
 def _read_episodes(path: Path) -> dict[int, Score]:
@@ -179,10 +202,10 @@ def _choose(run: _Run, graph: ChannelGraph, top: int) -> list[_Choice]:
     if run.summary.get("channels"):
         uniform = tuple(group["uniform"] for group in run.summary["channels"])
         choices.append(_Choice(uniform, ["uniform"], _expected_ms(run, "uniform")))
-    precision = _search_precision(run)
+    stage = f"stage {run.stage} " if run.stage else ""
     for number, score in _best(run.episodes, top):
-        choice = _Choice(score.widths, [f"episode {number}"], score.latency_ms, precision, score=score)
-        choices.append(choice)
+        role = f"{stage}episode {number}"
+        choices.append(_Choice(score.widths, [role], score.latency_ms, run.precision, score=score))
     return _merge(choices)
 
 
@@ -217,12 +240,6 @@ def _merge(wanted: Iterable[_Choice]) -> list[_Choice]:
             first.score = first.score or choice.score
             first.expected_ms = choice.expected_ms if first.expected_ms is None else first.expected_ms
     return list(merged.values())
-
-
-def _search_precision(run: _Run) -> str:
-    """Returns the precision in which the episodes were timed."""
-    search = (run.summary.get("settings") or {}).get("search") or {}
-    return str(search.get("latency_precision", "float32"))
 
 
 def _expected_ms(run: _Run, key: str) -> float | None:

@@ -312,6 +312,16 @@ def _clear_errors(folder: RunFolder) -> Iterator[None]:
         raise RunFolderError(f"{folder.events} cannot be written: {error.message}.") from error
 
 
+def saved_identity(folder: RunFolder) -> Mapping[str, Any]:
+    """Returns the JSON values that tell the search saved in a folder from another; empty where none is saved.
+
+    Raises:
+        RunFolderError: If the checkpoint is damaged.
+    """
+    state = folder.load_state()
+    return {} if state is None else dict(json.loads(_decode(state["identity"])))
+
+
 def _first_difference(saved: Any, given: Any, name: str = "") -> str:
     """Names the first entry in which two JSON values differ, as "agent.batch_size was 64 and is now 32"."""
     if not (isinstance(saved, dict) and isinstance(given, dict)):

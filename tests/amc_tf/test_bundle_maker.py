@@ -15,6 +15,7 @@ from amc_tf.graph import ChannelGraph
 from amc_tf.image_data import to_input_range
 from amc_tf.plan import widths_to_plan
 from amc_tf.rebuild import rebuild
+from amc_tf.run_folder import RunFolder
 from tests.trained import RANGE, make_classifier, make_data
 
 ORIGINAL = (16, 24, 16)
@@ -181,6 +182,28 @@ def test_episodes_that_were_timed_as_int8_networks_are_packed_as_such(compressio
     episode = bundle.manifest.networks[-1]
     assert load_interpreter(bundle.read(episode)).get_input_details()[0]["dtype"] == np.int8
     assert episode.expected_ms == 0.5
+
+
+def test_without_a_summary_the_checkpoint_tells_the_precision(search, model):
+    folder, identity = RunFolder(search), json.dumps({"latency_precision": "int8"})
+    folder.checkpoint_folder.mkdir()
+    folder.save_state({"identity": np.frombuffer(identity.encode(), np.uint8)})
+    bundle = make(search, model=model, top=1)
+    assert list(facts(bundle)) == ["original", "found", "episode 1"]
+    episode = bundle.manifest.networks[-1]
+    assert load_interpreter(bundle.read(episode)).get_input_details()[0]["dtype"] == np.int8
+
+
+def test_of_a_run_in_stages_the_last_stage_gives_the_episodes(search, model):
+    for number, widths in ((1, (16, 16, 16)), (2, (12, 16, 12)), (10, (8, 16, 8)), (11, None)):
+        folder = search / f"stage{number}"
+        folder.mkdir()
+        if widths:
+            (folder / "episodes.jsonl").write_text(json.dumps(episode(3, widths, 0.5, True)) + "\n")
+    (search / "episodes.jsonl").unlink()
+    assert list(facts(make(search, model=model)))[2:] == ["stage 10 episode 3"]
+    (search / "plan.json").unlink()  # of one that is not finished
+    assert list(facts(make(search, model=model))) == ["original", "stage 10 episode 3"]
 
 
 def test_the_same_run_gives_the_same_bytes(search, model):
