@@ -151,8 +151,8 @@ def compare(records: Mapping[Path, RunRecord]) -> Comparison:
 
 def unique_names(folders: Sequence[Path]) -> dict[Path, str]:
     """Names each folder by the last parts of its path, as many as tell all of them apart."""
-    parts = {folder: PurePath(folder.resolve()).parts for folder in folders}
-    for count in range(1, 1 + max(map(len, parts.values()))):
+    parts = {folder: PurePath(folder.resolve()).parts[1:] for folder in folders}
+    for count in range(1, 1 + max(1, *map(len, parts.values()))):
         names = {folder: "/".join(path[-count:]) for folder, path in parts.items()}
         if len(set(names.values())) == len(names):
             break
@@ -191,7 +191,7 @@ def _original_facts(summary: Mapping[str, Any]) -> dict[str, Any]:
     original = summary["baseline"]
     return {
         "model": PurePath(str(summary.get("model"))).name,
-        "data": summary.get("data"),
+        "data": str(PurePath(str(summary.get("data")))),
         "structure": (original.get("structure"), original["macs"], original["params"]),
         "top-1": original["top1"],
         "top-5": original["top5"],

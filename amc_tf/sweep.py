@@ -10,7 +10,7 @@ import json
 import os
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -192,7 +192,8 @@ def _identity(summary: Mapping[str, Any]) -> dict[str, Any]:
     """Returns what of a summary says how the run was asked for."""
     meter = summary["meter"]
     return {
-        **{name: summary[name] for name in ("model", "data", "input_range")},
+        "input_range": summary["input_range"],
+        **{name: _source(summary[name]) for name in ("model", "data")},
         "budget": [summary["budget"]["kind"], summary["budget"]["value"]],
         "meter": None if meter is None else meter["fingerprint"],
         "search setting": summary["settings"]["search"],
@@ -201,6 +202,11 @@ def _identity(summary: Mapping[str, Any]) -> dict[str, Any]:
         "number of stages": len(summary["stages"]),
         "choice of fine-tuning uniform": "uniform_finetuned" in summary,
     }
+
+
+def _source(label: Any) -> str:
+    """Returns what a model or data is called, the same for "photos" and "./photos/"."""
+    return str(PurePath(str(label)))
 
 
 def _asked_for(options: Mapping[str, Any], fingerprint: str | None) -> dict[str, Any]:
@@ -215,7 +221,7 @@ def _asked_for(options: Mapping[str, Any], fingerprint: str | None) -> dict[str,
         "quantisation setting": quantization.to_json() if quantization and quantization.epochs else None,
         "number of stages": options.get("stages", 1),
         "choice of fine-tuning uniform": options.get("finetune_uniform", False),
-        **{name: labels[name] for name in ("model", "data") if name in labels},
+        **{name: _source(labels[name]) for name in ("model", "data") if name in labels},
     }
     return dict(json.loads(json.dumps(asked)))
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 
@@ -184,6 +185,12 @@ def test_folders_are_named_by_as_much_of_their_paths_as_it_takes(tmp_path):
     folders = [tmp_path / "x" / "run", tmp_path / "y" / "run"]
     assert list(unique_names(folders).values()) == ["x/run", "y/run"]
     assert list(unique_names([tmp_path / "x", tmp_path / "y"]).values()) == ["x", "y"]
+    assert list(unique_names([Path("/out"), Path("/data/out")]).values()) == ["out", "data/out"]
+
+
+def test_one_folder_of_images_written_in_two_ways_is_the_same_data(tmp_path):
+    comparison = read(tmp_path, *[summary(data=data) for data in ("photos", "photos/", "./photos")])
+    assert {run.original for run in comparison.runs} == {0}
 
 
 def test_a_run_given_twice_and_a_damaged_one_are_named(tmp_path):

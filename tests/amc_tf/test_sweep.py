@@ -132,6 +132,12 @@ def test_each_seed_has_a_compression_of_its_own(made, tmp_path, options):
     assert made == ["macs=0.5", "macs=0.5", "macs=0.3", "macs=0.3"]
 
 
+def test_a_folder_of_images_written_in_another_way_is_the_same_data(made, tmp_path):
+    for data in ("photos", "./photos/"):
+        run(tmp_path, HALF, labels={"model": "tiny", "data": data}, resume=True)
+    assert made == ["macs=0.5"]
+
+
 def test_several_models_have_folders_of_their_own_and_one_front(made, tmp_path):
     models = {"small": model_of(1.0), "large": model_of(2.0)}
     result = run(tmp_path, HALF, THIRD, model=models)
