@@ -131,7 +131,8 @@ class _Choice:
 
 
 def _read_run(folder: Path) -> _Run:
-    plan, stage = folder / "plan.json", _last_stage(folder)
+    plan = folder / "plan.json"
+    stage, episodes = _last_episodes(folder)
     searched = RunFolder(folder / f"stage{stage}" if stage else folder)
     summary = _read_summary(folder / "summary.json")
     settings = (summary.get("settings") or {}).get("search") or saved_identity(searched)
@@ -139,7 +140,7 @@ def _read_run(folder: Path) -> _Run:
         folder,
         PruningPlan.load(plan) if plan.exists() else None,
         summary,
-        _read_episodes(searched.path / "episodes.jsonl"),
+        episodes,
         stage,
         str(settings.get("latency_precision", "float32")),
     )
@@ -154,10 +155,14 @@ def _read_summary(path: Path) -> dict[str, Any]:
     return _parse(path.read_bytes(), str(path)) if path.exists() else {}
 
 
-def _last_stage(folder: Path) -> int:
-    """Returns the number of the last stage that has episodes, 0 in a run of one stage."""
+def _last_episodes(folder: Path) -> tuple[int, dict[int, Score]]:
+    """Returns the number of the last stage that has scored episodes, and these; 0 for a run of one stage."""
     matches = [re.fullmatch(r"stage(\d+)", path.parent.name) for path in folder.glob("stage*/episodes.jsonl")]
-    return max((int(match[1]) for match in matches if match), default=0)
+    for stage in sorted((int(match[1]) for match in matches if match), reverse=True):
+        episodes = _read_episodes(folder / f"stage{stage}" / "episodes.jsonl")
+        if episodes:
+            return stage, episodes
+    return 0, _read_episodes(folder / "episodes.jsonl")
 
 
 def _read_episodes(path: Path) -> dict[int, Score]:

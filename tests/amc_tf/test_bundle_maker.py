@@ -198,8 +198,8 @@ def test_of_a_run_in_stages_the_last_stage_gives_the_episodes(search, model):
     for number, widths in ((1, (16, 16, 16)), (2, (12, 16, 12)), (10, (8, 16, 8)), (11, None)):
         folder = search / f"stage{number}"
         folder.mkdir()
-        if widths:
-            (folder / "episodes.jsonl").write_text(json.dumps(episode(3, widths, 0.5, True)) + "\n")
+        text = json.dumps(episode(3, widths, 0.5, True)) + "\n" if widths else ""  # one has just begun
+        (folder / "episodes.jsonl").write_text(text)
     (search / "episodes.jsonl").unlink()
     assert list(facts(make(search, model=model)))[2:] == ["stage 10 episode 3"]
     (search / "plan.json").unlink()  # of one that is not finished
