@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,6 +19,7 @@ from amc_tf.image_data import ImageData, format_size, split_off_fraction
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 VALIDATION_NAMES = ("val", "validation", "valid", "test")
 VALIDATION_FRACTION = 0.2
+_PART = re.compile(r"(train|val|valid|validation|test)([\W_\d].*)?")  # "test1", "val_images" too
 # The rest is for the model, its training and the copies made on the way.
 _MEMORY_SHARE = 0.5
 _MODES = {1: "L", 3: "RGB"}
@@ -67,7 +69,7 @@ def _is_split(folder: Path) -> bool:
     train = folder / "train"
     if not train.is_dir() or any(path.is_dir() for path in train.iterdir()):
         return train.is_dir()
-    return not {*_class_names(folder)} - {"train", *VALIDATION_NAMES}
+    return all(_PART.fullmatch(name) for name in _class_names(folder))
 
 
 def read_images(paths: Sequence[Path], image_size: tuple[int, int, int]) -> NDArray[np.uint8]:
@@ -135,7 +137,7 @@ def cover_resize(image: Image.Image, image_size: tuple[int, int, int]) -> NDArra
 
 def _with_8_bits(image: Image.Image) -> Image.Image:
     """Returns a grey image of 16 bits with the upper 8, which Pillow would cut off at white instead."""
-    if not image.mode.startswith("I;16"):
+    if not image.mode.startswith("I;16") and (image.mode, image.format) != ("I", "PPM"):
         return image
     return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
 

@@ -38,10 +38,11 @@ def test_a_class_called_train_is_no_part(tmp_path: Path) -> None:
     assert train.class_names == ("bus", "test", "train")
 
 
-def test_parts_without_class_folders_are_refused(tmp_path: Path) -> None:
-    for name in ("train", "val"):
+@pytest.mark.parametrize("names", [("train", "val"), ("train", "test1"), ("train", "train_masks", "valid-2")])
+def test_parts_without_class_folders_are_refused(tmp_path: Path, names: tuple[str, ...]) -> None:
+    for name in names:
         write_images(tmp_path / name, [(index, 0, 0) for index in range(5)])
-    with pytest.raises(DataError, match=r"train holds no class folders"):
+    with pytest.raises(DataError, match=r"train holds no class folders|has a folder train but none of val,"):
         load_folder(tmp_path, SIZE, seed=0)
 
 
@@ -58,7 +59,7 @@ def test_a_class_of_which_no_file_can_be_read_is_named(tmp_path: Path) -> None:
         load_folder(tmp_path, SIZE, seed=0)
 
 
-@pytest.mark.parametrize("suffix", [".png", ".tif"])
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".pgm"])
 def test_of_16_bits_the_upper_8_are_read(tmp_path: Path, suffix: str) -> None:
     pixels = np.linspace(0, 65535, 16).astype(np.uint16).reshape(4, 4)
     Image.fromarray(pixels).save(tmp_path / f"grey{suffix}")
