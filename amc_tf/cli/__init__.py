@@ -7,12 +7,14 @@ wrong usage, 130 interrupted (Ctrl-C), 143 terminated (SIGTERM).
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import re
 import shlex
 import sys
 import traceback
 from collections.abc import Sequence
+from pathlib import Path
 
 import amc_tf
 from amc_tf.cli import (
@@ -70,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     args = parse(words)
     args.argv = ["amc-tf", *words]
-    found = _changed_at(args)
+    found = _to_overwrite(args)
     try:
         console.prepare(debug=args.debug, needs_keras=args.needs_keras)
         with sigterm_raises():
@@ -138,17 +140,23 @@ def _join_negative_range(words: Sequence[str]) -> list[str]:
     return joined
 
 
-def _changed_at(args: argparse.Namespace) -> int | None:
-    """Returns when what stands at --out was last changed, None if nothing does that can be seen."""
-    path = getattr(args, "out", None)
-    return os.stat(path).st_mtime_ns if path and os.path.exists(path) else None
+def _to_overwrite(args: argparse.Namespace) -> frozenset[tuple[Path, int, int]]:
+    """Returns name, time and size of the files that a command, which can be resumed, is to overwrite."""
+    if not (getattr(args, "overwrite", False) and hasattr(args, "resume")):
+        return frozenset()
+    found = set()
+    for path in (Path(args.out), *Path(args.out).rglob("*")):
+        with contextlib.suppress(OSError):  # what has gone in the meantime
+            status = path.stat()
+            found |= {(path, status.st_mtime_ns, status.st_size)} if path.is_file() else set()
+    return frozenset(found)
 
 
-def _interrupted(args: argparse.Namespace, what: str, found: int | None) -> str:
-    """Says how to go on; `found` is when what stood at --out was last changed before the command."""
+def _interrupted(args: argparse.Namespace, what: str, found: frozenset[tuple[Path, int, int]]) -> str:
+    """Says how to go on; `found` are the files that were to be overwritten."""
     if not hasattr(args, "resume"):
         return f"{what}."
-    if args.overwrite and found is not None and _changed_at(args) == found:
+    if found and _to_overwrite(args) == found:
         return f"{what}; {args.out} is as it was. Start again with: {shlex.join(args.argv)}"
     return f"{what}; all up to the last checkpoint is saved. {_resume_hint(args)}"
 

@@ -298,12 +298,12 @@ def test_the_hint_after_an_interruption_resumes_instead_of_overwriting(amc, monk
 def test_the_hint_overwrites_as_long_as_nothing_was_overwritten(amc, monkeypatch, tmp_path):
     def stop(args):
         if args.seed:
-            (Path(args.out) / "plan.json").unlink()
+            (Path(args.out) / "stage1" / "plan.json").unlink()
         raise KeyboardInterrupt
 
     monkeypatch.setattr(compress, "run", stop)
-    (tmp_path / "plan.json").touch()
-    os.utime(tmp_path, (1e9, 1e9))
+    (tmp_path / "stage1").mkdir()
+    (tmp_path / "stage1" / "plan.json").touch()
     words = ["demo", f"--out={tmp_path}", "--overwrite"]
     assert amc(*words).err == (
         f"amc-tf: Interrupted; {tmp_path} is as it was. Start again with: amc-tf {shlex.join(words)}\n"
