@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -151,12 +152,18 @@ def compare(records: Mapping[Path, RunRecord]) -> Comparison:
 
 def unique_names(folders: Sequence[Path]) -> dict[Path, str]:
     """Names each folder by the last parts of its path, as many as tell all of them apart."""
-    parts = {folder: PurePath(folder.resolve()).parts[1:] for folder in folders}
+    parts = {folder: _parts(PurePath(folder.resolve())) for folder in folders}
     for count in range(1, 1 + max(1, *map(len, parts.values()))):
         names = {folder: "/".join(path[-count:]) for folder, path in parts.items()}
         if len(set(names.values())) == len(names):
             break
     return names
+
+
+def _parts(path: PurePath) -> tuple[str, ...]:
+    """Returns the parts of a path, of the drive that it is on what may stand in a name."""
+    drive = re.sub(r"\W+", "", path.drive)
+    return (drive, *path.parts[1:]) if drive else path.parts[1:]
 
 
 def different_settings(runs: Sequence[ComparedRun]) -> list[tuple[str, tuple[str, ...]]]:

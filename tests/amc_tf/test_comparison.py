@@ -2,11 +2,11 @@
 
 import json
 import re
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 import pytest
 
-from amc_tf.comparison import unique_names
+from amc_tf.comparison import _parts, unique_names
 from amc_tf.comparison_page import (
     comparison_figures,
     headline,
@@ -186,6 +186,8 @@ def test_folders_are_named_by_as_much_of_their_paths_as_it_takes(tmp_path):
     assert list(unique_names(folders).values()) == ["x/run", "y/run"]
     assert list(unique_names([tmp_path / "x", tmp_path / "y"]).values()) == ["x", "y"]
     assert list(unique_names([Path("/out"), Path("/data/out")]).values()) == ["out", "data/out"]
+    drives = [_parts(PureWindowsPath(f"{drive}:/runs/a")) for drive in "CD"]
+    assert drives == [("C", "runs", "a"), ("D", "runs", "a")]
 
 
 def test_one_folder_of_images_written_in_two_ways_is_the_same_data(tmp_path):
