@@ -85,14 +85,14 @@ def _check(args: argparse.Namespace) -> FinetuneSettings | None:
         raise SettingsError(f"There is no precision {args.precision!r}; choose one of {known}.")
     if args.precision == "int8" and not args.data:
         raise SettingsError("int8 needs typical images for the ranges of its numbers: give --data.")
-    if args.meter == "gpu":
-        raise SettingsError("--meter gpu times float32 networks only: give --meter phone or --meter host.")
     if not args.meter and not args.serial:
         meters.check_untimed(args, remedy="give --meter or -s too")
     training = options.qat_settings(args)
     for option, is_given in (("--qat-epochs", training), ("--meter", args.meter or args.serial)):
         if is_given and args.precision != "int8":
             raise SettingsError(f"{option} is about int8 networks: give --precision int8 too.")
+    if args.meter == "gpu":
+        raise SettingsError("--meter gpu times no int8 networks: give --meter phone or --meter host.")
     return training
 
 

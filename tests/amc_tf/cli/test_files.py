@@ -136,7 +136,7 @@ def test_convert_trains_for_int8_and_writes_the_better_network(amc, made):
     assert all(network["latency_ms"]["ratio"] > 0 for network in networks.values())
 
 
-@pytest.mark.parametrize("option", ["--qat-epochs=1", "--meter=host"])
+@pytest.mark.parametrize("option", ["--qat-epochs=1", "--meter=host", "--meter=gpu"])
 def test_convert_refuses_what_only_int8_heeds(amc, tmp_path, option):
     outcome = amc("convert", "tiny.keras", option, "--out", tmp_path / "a.tflite")
     words = f"{option.partition('=')[0]} is about int8 networks: give --precision int8 too."
@@ -154,7 +154,9 @@ def test_convert_refuses_options_of_timing_where_it_times_nothing(amc, tmp_path,
 
 def test_convert_refuses_a_meter_that_cannot_time_int8(amc, tmp_path):
     words = ["--precision=int8", "--data=data.npz", "--meter=gpu", "--out", tmp_path / "a.tflite"]
-    assert "--meter gpu times float32 networks only" in amc("convert", "tiny.keras", *words).err
+    assert (
+        "--meter gpu times no int8 networks: give --meter phone" in amc("convert", "tiny.keras", *words).err
+    )
 
 
 def test_convert_without_data_verifies_on_random_images(amc, made):
