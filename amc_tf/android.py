@@ -183,7 +183,7 @@ def _checked_names(names: Any, num_classes: int) -> tuple[str, ...]:
             "name for each, in their order."
         )
     for number, name in enumerate(map(str, names)):
-        if not name.strip() or len(name.splitlines()) > 1:
+        if not name.strip() or name.splitlines() != [name]:
             raise DataError(f"The name of class {number} is {name!r}, but must be one line, and not blank.")
     return tuple(map(str, names))
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from amc_tf.cluster import check_has, connected, task_options
 from amc_tf.device.convert import TFLiteRunner
-from amc_tf.errors import SettingsError
+from amc_tf.errors import ClusterError, SettingsError
 from amc_tf.evaluate import BATCH_SIZE, Accuracy, accuracy_of, batch_scores
 from amc_tf.executor import Executor
 from amc_tf.image_data import ImageData
@@ -35,7 +35,7 @@ class RayEvaluation:
         num_actors: how many, each with a processor to itself; None for one on each of the cluster's.
 
     Raises:
-        ClusterError: when entered, if there is no Ray or no cluster, or it has no processor.
+        ClusterError: when entered, if there is no Ray or no cluster, or fewer processors than actors.
     """
 
     def __init__(self, address: str, *, num_actors: int | None = None) -> None:
@@ -51,7 +51,12 @@ class RayEvaluation:
             self.ray = stack.enter_context(connected(self._address))
             check_has(self.ray, {"CPU": 1}, hint="start one with processors")
             asked = {**task_options(1), "max_restarts": -1, "max_task_retries": -1}
-            count = self._num_actors or int(self.ray.cluster_resources()["CPU"])
+            most = int(self.ray.cluster_resources()["CPU"])
+            count = self._num_actors or most
+            if count > most:
+                raise ClusterError(
+                    f"The Ray cluster has {most} processors, and {count} actors need one each: ask for fewer."
+                )
             self.actors = [self.ray.remote(_Actor).options(**asked).remote() for _ in range(count)]
             stack.callback(self.actors.clear)
             self._closing = stack.pop_all()

@@ -77,6 +77,8 @@ class RayTrials:
             for phone in self._phones:
                 hint = f"start the node it is attached to with --resources '{{\"phone:{phone}\": 1}}'"
                 check_has(self._ray, _resources(phone), hint=hint)
+                # One node has to have both.
+                check_has(self._ray, {**share, **_resources(phone)}, hint="let a trial ask for less")
             self._closing = stack.pop_all()
         return self
 

@@ -2,7 +2,7 @@
 
     python -m benchmarks.cifar_channels resnet56 --budget macs=0.5 --seeds 0 1 2 --out runs/resnet56
 
-The reward is top-1 on training images that neither calibrate nor, later, train the slim network. The best
+The reward is accuracy on training images that neither calibrate nor, later, train the slim network. The best
 networks of a search and the controls are recovered alike (`PruningSession.recover`); the test images decide
 nothing. Slim models of every policy are saved.
 """

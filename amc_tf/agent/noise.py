@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import ndtr, ndtri
 
+_SMALLEST_SIGMA = 1e-12  # a deviation that has decayed to 0 could not be divided by
+
 
 @dataclass(frozen=True)
 class NoiseSchedule:
@@ -22,7 +24,8 @@ class NoiseSchedule:
 
     def sigma(self, episode: int) -> float:
         """Returns the deviation in an episode, counted from 0."""
-        return float(self.start * self.decay ** max(0, episode - self.warmup_episodes))
+        decayed = self.start * self.decay ** max(0, episode - self.warmup_episodes)
+        return max(float(decayed), _SMALLEST_SIGMA)
 
     def is_warmup(self, episode: int) -> bool:
         """Whether that episode, counted from 0, belongs to the warm-up."""

@@ -105,6 +105,10 @@ def test_names_that_are_given_come_first(make_run, tmp_path):
         (["a", "b"], "There are 2 names of classes, but the network has 4 outputs"),
         (["a", "b", " ", "d"], "The name of class 2 is ' ', but must be one line"),
         (["a", "b\nc", "d", "e"], r"The name of class 1 is 'b\\nc', but must be one line"),
+        (
+            ["a\n", "b\n", "c\n", "d\n"],
+            r"The name of class 0 is 'a\\n', but must be one line",
+        ),  # of readlines()
         ("abcd", "are 'abcd', but must be a sequence"),
     ],
 )

@@ -1,11 +1,14 @@
 """Facts about candidates that actors of a Ray cluster evaluate: they score as they do here."""
 
+import contextlib
+from types import SimpleNamespace
+
 import keras
 import pytest
 
 from amc_tf.budget import Budget
 from amc_tf.compress import compress
-from amc_tf.errors import SettingsError
+from amc_tf.errors import ClusterError, SettingsError
 from amc_tf.executor import Executor
 from amc_tf.network import NetworkFunction
 from amc_tf.plan import uniform_plan
@@ -67,6 +70,16 @@ def test_a_compression_whose_candidates_run_elsewhere_finds_the_same(cluster):
     here = compress(make_classifier(keras), *data, **given)
     assert there.plan == here.plan
     assert there.summary["stages"] == here.summary["stages"]
+
+
+def test_more_actors_than_processors_are_refused(monkeypatch):
+    ray = SimpleNamespace(
+        nodes=lambda: 2 * [{"Alive": True, "Resources": {"CPU": 1.0}}], cluster_resources=lambda: {"CPU": 2.0}
+    )
+    monkeypatch.setattr("amc_tf.ray_evaluation.connected", lambda address: contextlib.nullcontext(ray))
+    words = "has 2 processors, and 3 actors need one each: ask for fewer"
+    with pytest.raises(ClusterError, match=words), RayEvaluation("somewhere", num_actors=3):
+        pass
 
 
 def test_no_actors_are_refused():

@@ -1,11 +1,13 @@
 """Facts about sweeps on a Ray cluster of two nodes, which are processes of this machine."""
 
+import contextlib
 import functools
 import itertools
 import json
 import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import keras
 import pytest
@@ -38,6 +40,17 @@ def run(out, episodes, budgets=BUDGETS, **options):
     data = make_data(240, 0), make_data(100, 1)
     given = {"settings": settings(episodes), "finetuning": FinetuneSettings(epochs=0), "budgets": budgets}
     return sweep(make_classifier(keras), *data, out=out, **given, **options)
+
+
+def test_a_trial_whose_phone_hangs_on_a_node_without_room_for_it_is_refused(monkeypatch):
+    nodes = [{"CPU": 16.0}, {"CPU": 2.0, "phone:A": 1.0}]
+    ray = SimpleNamespace(nodes=lambda: [{"Alive": True, "Resources": node} for node in nodes])
+    monkeypatch.setattr("amc_tf.ray_trials.connected", lambda address: contextlib.nullcontext(ray))
+    with RayTrials("somewhere", phones=("A",), num_cpus=2):
+        pass
+    words = r"No node of the Ray cluster has CPU 4 and phone:A 1: let a trial ask for less\."
+    with pytest.raises(ClusterError, match=words), RayTrials("somewhere", phones=("A",), num_cpus=4):
+        pass
 
 
 def test_ray_that_is_not_installed_is_told(monkeypatch):
