@@ -237,7 +237,7 @@ def test_an_operation_that_one_side_lacks_is_named(library):
 
 
 def test_a_model_without_a_layer_graph_is_refused(library):
-    with pytest.raises(ModelError, match="a built functional or Sequential model was expected"):
+    with pytest.raises(ModelError, match="The Sequential model 'open' is not built: give it a keras.Input"):
         other(library, library.Sequential(name="open"))
 
 
