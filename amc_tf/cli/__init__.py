@@ -145,10 +145,11 @@ def _to_overwrite(args: argparse.Namespace) -> frozenset[tuple[Path, int, int]]:
     if not (getattr(args, "overwrite", False) and hasattr(args, "resume")):
         return frozenset()
     found = set()
-    for path in (Path(args.out), *Path(args.out).rglob("*")):
-        with contextlib.suppress(OSError):  # what has gone in the meantime
-            status = path.stat()
-            found |= {(path, status.st_mtime_ns, status.st_size)} if path.is_file() else set()
+    with contextlib.suppress(OSError):  # nothing is there, or what was has gone in the meantime
+        for path in (Path(args.out), *Path(args.out).rglob("*")):
+            if path.is_file():
+                status = path.stat()
+                found.add((path, status.st_mtime_ns, status.st_size))
     return frozenset(found)
 
 

@@ -293,6 +293,8 @@ def test_the_hint_after_an_interruption_resumes_instead_of_overwriting(amc, monk
     outcome = amc("demo", "--out=my runs/x", "--overwrite")
     assert outcome.code == 130
     assert outcome.err.endswith("Go on with: amc-tf demo '--out=my runs/x' --resume\n")
+    long = f"--out={300 * 'x'}"  # no file system has such a name
+    assert amc("demo", long, "--overwrite").err.endswith(f"Go on with: amc-tf demo {long} --resume\n")
 
 
 def test_the_hint_overwrites_as_long_as_nothing_was_overwritten(amc, monkeypatch, tmp_path):
