@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     report: dict[str, Any] = {"command": sys.argv, "seeds": {}}
     before: dict[int, Mapping[str, keras.Model]] = {}
     for seed in given.seeds:
-        before[seed], report["seeds"][seed] = search(original, split_of(train, test, seed), seed, given)
+        before[seed], report["seeds"][seed] = searched(original, split_of(train, test, seed), seed, given)
     first = given.seeds[0]
     split = split_of(train, test, first)
     after = {
@@ -111,10 +111,32 @@ def ten_class_mobilenet(folder: Path, class_ids: Sequence[str]) -> keras.Model:
     return model
 
 
+def searched(
+    model: keras.Model, split: DataSplit, seed: int, given: argparse.Namespace
+) -> tuple[Mapping[str, keras.Model], dict[str, Any]]:
+    """Returns the slim networks before fine-tuning, and what is to be told of the search.
+
+    What is in their folder is not searched for again: another timing of the uniform network would choose
+    another one, which would no longer be that which was fine-tuned.
+    """
+    folder = given.out / "before" / f"seed{seed}"
+    told = folder / "search.json"
+    if not told.exists():
+        networks, row = search(model, split, seed, given)
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, network in networks.items():
+            write_keras_model(network, folder / f"{name}.keras")
+        told.write_text(json.dumps(row) + "\n")
+    row = json.loads(told.read_text())
+    return {
+        name: keras.models.load_model(folder / f"{name}.keras", compile=False) for name in row["widths"]
+    }, row
+
+
 def search(
     model: keras.Model, split: DataSplit, seed: int, given: argparse.Namespace
 ) -> tuple[Mapping[str, keras.Model], dict[str, Any]]:
-    """Returns the slim networks before fine-tuning, and what is to be told of the search."""
+    """Searches; returns the slim networks before fine-tuning, and what is to be told of the search."""
     started = time.perf_counter()
     settings = SearchSettings(episodes=given.episodes, warmup_episodes=given.episodes // 4, seed=seed)
     session = PruningSession(

@@ -1,0 +1,35 @@
+"""What benchmarks/imagenette_mobilenet.py finds again when its command is given a second time."""
+
+import argparse
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from benchmarks import imagenette_mobilenet
+from tests.trained import make_classifier, make_split
+
+
+def test_networks_of_a_search_are_searched_for_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    given = argparse.Namespace(out=tmp_path)
+    model, split = make_classifier(keras), make_split()
+    seeds = []
+
+    def search(model, split, seed, given):
+        seeds.append(seed)
+        networks = {name: make_classifier(keras) for name in ("agent", "width 0.70")}
+        return networks, {"widths": {name: [4, 8] for name in networks}, "agent_found_by": "agent"}
+
+    monkeypatch.setattr(imagenette_mobilenet, "search", search)
+
+    first, told = imagenette_mobilenet.searched(model, split, 3, given)
+    again, told_again = imagenette_mobilenet.searched(model, split, 3, given)
+    imagenette_mobilenet.searched(model, split, 4, given)
+
+    assert seeds == [3, 4]
+    assert told == told_again
+    assert list(first) == list(again) == ["agent", "width 0.70"]
+    for name, network in first.items():
+        for array, same in zip(network.get_weights(), again[name].get_weights(), strict=True):
+            np.testing.assert_array_equal(array, same)
