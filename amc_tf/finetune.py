@@ -22,8 +22,10 @@ from amc_tf.distribute import Replicas
 from amc_tf.errors import ModelError, SettingsError
 from amc_tf.evaluate import Accuracy, accuracy, compiled
 from amc_tf.fused_norm import with_fused_norm
+from amc_tf.hints import Hint, find_hints, kept_positions, position_weights, with_hints
 from amc_tf.image_data import ImageData, check_data_fits, to_input_range
 from amc_tf.keras_data import as_image_data
+from amc_tf.plan import PruningPlan
 from amc_tf.settings import FinetuneSettings
 
 _LOGGER = logging.getLogger(__name__)
@@ -78,6 +80,7 @@ def finetune(  # noqa: PLR0913, each is a choice of the user
     settings: FinetuneSettings,
     input_range: str,
     teacher: keras.Model | None = None,
+    plan: PruningPlan | None = None,
     on_epoch: Callable[[EpochRecord], None] | None = None,
     strategy: Any | None = None,
 ) -> FinetuneResult:
@@ -85,7 +88,8 @@ def finetune(  # noqa: PLR0913, each is a choice of the user
 
     Adam, or SGD with Nesterov momentum, under a cosine schedule with warm-up; with a teacher, the loss is
     that of Hinton et al., "Distilling the Knowledge in a Neural Network" (2015), see `distillation_loss`.
-    Both networks may end in logits or in a softmax. Neither `model` nor `teacher` is changed.
+    Both networks may end in logits or in a softmax. Neither `model` nor `teacher` is changed. With a
+    `feature_weight` the squared error of hidden outputs is added, relative to the teacher's (`find_hints`).
 
     The same seed gives the same weights on a CPU; a GPU may add numbers in another order. (A `tf_keras`
     network that holds random layers such as Dropout also needs `tf_keras.utils.set_random_seed`.)
@@ -104,7 +108,8 @@ def finetune(  # noqa: PLR0913, each is a choice of the user
         validation: Images that decide which epoch is best, likewise.
         settings: How to train; `epochs=0` returns the copy as it is.
         input_range: One of `amc_tf.data.INPUT_RANGES`; how uint8 images are scaled.
-        teacher: The original network; None trains on the labels alone, whatever `distillation_weight` says.
+        teacher: The original network; None trains on the labels alone, whatever the settings say.
+        plan: The teacher's channels that the model has kept, None if all; read for `feature_weight` only.
         on_epoch: Called after each epoch, and before the first, with its record.
         strategy: A `tf.distribute.Strategy` to train under, see `amc_tf.distribute`. Its replicas share out
             each batch, and each normalizes its part by itself. Every worker is given the same model, data and
@@ -115,7 +120,9 @@ def finetune(  # noqa: PLR0913, each is a choice of the user
 
     Raises:
         DataError: If the data cannot be read, or images or labels do not fit the model.
-        ModelError: If the model cannot be copied, is no classifier, or does not fit the teacher.
+        ModelError: If the model cannot be copied, is no classifier, or does not fit the teacher; with a
+            `feature_weight` also if it is not what the plan makes of the teacher.
+        PlanError: If the plan is of another network than the teacher.
         SettingsError: If the loss becomes NaN or infinite; a smaller learning rate is named. If the batches
             cannot be shared out.
     """
@@ -128,8 +135,13 @@ def finetune(  # noqa: PLR0913, each is a choice of the user
     batches = _Batches(
         train, settings=settings, input_range=input_range, num_classes=int(model.output_shape[-1])
     )
-    teacher = teacher if settings.distillation_weight else None
-    distiller = _Distiller(student, teacher, batches, settings, strategy=strategy)
+    is_taught = settings.distillation_weight > 0.0 or settings.feature_weight > 0.0
+    hints: tuple[Hint, ...] = ()
+    if teacher is not None and settings.feature_weight > 0.0:
+        hints = find_hints(teacher, model, plan or PruningPlan({}, {}))
+    distiller = _Distiller(
+        student, teacher if is_taught else None, batches, settings, hints=hints, strategy=strategy
+    )
     # What belongs to a strategy is evaluated as a copy that belongs to none.
     evaluated = student if strategy is None else _copy(model)
 
@@ -207,7 +219,10 @@ class _Batches:
 
 
 class _Distiller:
-    """Trains a student epoch by epoch; the teacher's outputs travel beside the labels as one target array."""
+    """Trains a student epoch by epoch; the teacher's outputs travel beside the labels as one target array.
+
+    Its columns are [labels, softened outputs, kept hidden outputs], the latter two where there is a teacher.
+    """
 
     def __init__(
         self,
@@ -216,19 +231,24 @@ class _Distiller:
         batches: _Batches,
         settings: FinetuneSettings,
         *,
+        hints: tuple[Hint, ...],
         strategy: Any | None,
     ) -> None:
-        self._student = student
+        self._num_classes = int(student.output_shape[-1])
         self._batches = batches
         self._settings = settings
-        self._teacher: Any = None if teacher is None else compiled(teacher)
-        self._known: np.ndarray | None = None  # float32 [N, classes], where images never change
+        self._hints = hints
+        self._teacher: Any = None if teacher is None else compiled(with_hints(teacher, hints))
+        self._known: np.ndarray | None = None  # the teacher's targets of all images, where these never change
         probes = batches.probes()
         self._student_has_softmax = are_probabilities(_call(student, probes))
         if self._teacher is not None:
             self._teacher_has_softmax = are_probabilities(_call(teacher, probes))
-            if not batches.are_augmented and settings.epochs:
-                self._known = np.concatenate([self._soft(images) for images in batches.in_order()])
+            if hints:
+                self._kept = kept_positions(hints)
+                self._weights = position_weights(hints, self._taught(probes)[:, self._num_classes :])
+            elif not batches.are_augmented and settings.epochs:
+                self._known = np.concatenate([self._taught(images) for images in batches.in_order()])
         _seed_random_layers(student, settings.seed)
         _quicken_batch_norm(student, batches.num_steps)
         with contextlib.nullcontext() if strategy is None else strategy.scope():
@@ -236,8 +256,11 @@ class _Distiller:
             if uses_half(student, kinds=("float16",)):  # whose small gradients would be rounded to zero
                 optimizer = keras_of(student).mixed_precision.LossScaleOptimizer(optimizer)
             optimizer.build(student.trainable_variables)  # not in the first step, which would be traced twice
-            student.compile(optimizer=optimizer, loss=self._loss)
-        self._replicas = None if strategy is None else Replicas(strategy, student, batch_size=batches.size)
+            self._student = with_hints(student, hints)
+            self._student.compile(optimizer=optimizer, loss=self._loss)
+        self._replicas = (
+            None if strategy is None else Replicas(strategy, self._student, batch_size=batches.size)
+        )
 
     def train_epoch(self, epoch: int) -> float:
         """Trains one epoch and returns its mean loss."""
@@ -268,29 +291,35 @@ class _Distiller:
     def _targets(self, indices: np.ndarray, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
         if self._teacher is None:
             return labels
-        soft = self._soft(images) if self._known is None else self._known[indices]
-        return np.concatenate([labels, soft], axis=-1)  # [B, 2 * classes]
+        taught = self._taught(images) if self._known is None else self._known[indices]
+        return np.concatenate([labels, taught], axis=-1)
 
-    def _soft(self, images: np.ndarray) -> np.ndarray:
-        return soften(
-            self._teacher(images),
-            self._settings.distillation_temperature,
-            has_softmax=self._teacher_has_softmax,
-        )
+    def _taught(self, images: np.ndarray) -> np.ndarray:
+        outputs, hidden = np.split(self._teacher(images), [self._num_classes], axis=-1)
+        temperature = self._settings.distillation_temperature
+        soft = soften(outputs, temperature, has_softmax=self._teacher_has_softmax)
+        return np.concatenate([soft, hidden[:, self._kept]], axis=-1) if self._hints else soft
 
     def _loss(self, targets: Any, outputs: Any) -> Any:
         ops = keras.ops
-        log_probabilities = to_log_probabilities(outputs, has_softmax=self._student_has_softmax)
+        num_classes = self._num_classes
+        log_probabilities = to_log_probabilities(
+            outputs[:, :num_classes], has_softmax=self._student_has_softmax
+        )
         if self._teacher is None:
             return -ops.sum(targets * log_probabilities, axis=-1)
-        labels, teacher = ops.split(targets, 2, axis=-1)
-        return distillation_loss(
-            labels,
-            teacher,
+        loss = distillation_loss(
+            targets[:, :num_classes],
+            targets[:, num_classes : 2 * num_classes],
             log_probabilities,
             weight=self._settings.distillation_weight,
             temperature=self._settings.distillation_temperature,
         )
+        if not self._hints:
+            return loss
+        differences = outputs[:, num_classes:] - targets[:, 2 * num_classes :]
+        errors = ops.sum(self._weights * ops.square(differences), axis=-1)  # [B]
+        return loss + self._settings.feature_weight * errors
 
 
 def _optimizer(flavour: ModuleType, settings: FinetuneSettings, steps_per_epoch: int) -> Any:

@@ -208,6 +208,7 @@ class FinetuneSettings:
         warmup_epochs: Epochs over which the learning rate rises; may be a fraction.
         distillation_weight: Part of the loss that is distillation from the original, in [0, 1]; 0 is off.
         distillation_temperature: Temperature that softens both networks' outputs.
+        feature_weight: Weight of the squared error of hidden outputs, relative to the original's; 0 is off.
         augment: One of `AUGMENTATIONS`; "auto" picks what suits the data.
         label_smoothing: Part of each label spread over all classes, in [0, 1).
         seed: Seed of shuffling and augmentation.
@@ -221,6 +222,7 @@ class FinetuneSettings:
     warmup_epochs: float = 0.5  # ours
     distillation_weight: float = 0.5  # ours
     distillation_temperature: float = 2.0  # ours
+    feature_weight: float = 0.0
     augment: str = "auto"
     label_smoothing: float = 0.0
     seed: int = 0
@@ -233,7 +235,7 @@ class FinetuneSettings:
         if self.learning_rate is not None:
             _check_number(self, "learning_rate", above=0.0)
         _check_number(self, "distillation_temperature", above=0.0)
-        for name in ("weight_decay", "warmup_epochs"):
+        for name in ("weight_decay", "warmup_epochs", "feature_weight"):
             _check_number(self, name, at_least=0.0)
         _check_number(self, "distillation_weight", at_least=0.0, at_most=1.0)
         _check_number(self, "label_smoothing", at_least=0.0, below=1.0)

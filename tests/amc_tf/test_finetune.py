@@ -13,6 +13,8 @@ from amc_tf.errors import DataError, ModelError, SettingsError
 from amc_tf.evaluate import Accuracy
 from amc_tf.finetune import _quicken_batch_norm, finetune
 from amc_tf.image_data import ImageData
+from amc_tf.plan import PruningPlan
+from amc_tf.rebuild import rebuild
 from amc_tf.settings import FinetuneSettings
 
 CLASSES = 3
@@ -33,12 +35,12 @@ def toy_model(activation="softmax", flavour=keras, dropout=0.0):
     return flavour.Sequential(
         [
             layers.Input((8, 8, 3)),
-            layers.Conv2D(4, 3, use_bias=False),
-            layers.BatchNormalization(),
-            layers.ReLU(),
-            layers.GlobalAveragePooling2D(),
-            layers.Dropout(dropout),
-            layers.Dense(CLASSES, activation=activation),
+            layers.Conv2D(4, 3, use_bias=False, name="conv"),
+            layers.BatchNormalization(name="norm"),
+            layers.ReLU(name="relu"),
+            layers.GlobalAveragePooling2D(name="pool"),
+            layers.Dropout(dropout, name="dropout"),
+            layers.Dense(CLASSES, activation=activation, name="classes"),
         ]
     )
 
@@ -48,7 +50,7 @@ def settings(**changes):
     return FinetuneSettings(**{**values, **changes})
 
 
-def tune(model, *, teacher=None, on_epoch=None, **changes):
+def tune(model, *, teacher=None, plan=None, on_epoch=None, **changes):
     return finetune(
         model,
         toy_data(160, seed=1),
@@ -56,6 +58,7 @@ def tune(model, *, teacher=None, on_epoch=None, **changes):
         settings=settings(**changes),
         input_range="-1..1",
         teacher=teacher,
+        plan=plan,
         on_epoch=on_epoch,
     )
 
@@ -335,3 +338,40 @@ def test_batch_norm_in_a_wrapper_adapts_as_fast_as_any_other():
     plain, wrapped = keras.layers.BatchNormalization(), keras.layers.BatchNormalization()
     _quicken_batch_norm(SimpleNamespace(layers=[plain, SimpleNamespace(layer=wrapped)]), 10)
     assert (plain.momentum, wrapped.momentum) == (0.8, 0.8)
+
+
+@pytest.mark.parametrize("flavour", [keras, tf_keras])
+@pytest.mark.parametrize("augment", ["none", "flip"])
+def test_hidden_outputs_come_closer_to_the_teachers(teacher, flavour, augment):
+    guide, student = toy_model(flavour=flavour), toy_model(flavour=flavour)
+    guide.set_weights(teacher.get_weights())
+    images = toy_data(64, 2).images.astype(np.float32) / 127.5 - 1.0
+
+    def hidden(model):
+        return flavour.Model(model.inputs, model.get_layer("relu").output).predict_on_batch(images)
+
+    def distance(**changes):
+        tuned = tune(student, teacher=guide, epochs=4, augment=augment, distillation_weight=1.0, **changes)
+        return np.mean((hidden(tuned.model) - hidden(guide)) ** 2)
+
+    assert distance(feature_weight=3.0) < 0.3 * distance()
+
+
+def test_a_feature_weight_counts_without_distillation(teacher):
+    alone = tune(toy_model(), teacher=teacher, epochs=1, distillation_weight=0.0)
+    features = tune(toy_model(), teacher=teacher, epochs=1, distillation_weight=0.0, feature_weight=1.0)
+    assert not same_weights(alone.model, features.model)
+
+
+def test_a_feature_weight_without_a_teacher_is_not_heeded():
+    assert same_weights(
+        tune(toy_model(), epochs=1, feature_weight=3.0).model, tune(toy_model(), epochs=1).model
+    )
+
+
+def test_a_model_that_lost_channels_needs_its_plan(teacher):
+    plan = PruningPlan({"conv": (0, 2)}, {"conv": 4})
+    slim = rebuild(teacher, plan)
+    with pytest.raises(ModelError, match="feature_weight needs the plan"):
+        tune(slim, teacher=teacher, feature_weight=1.0)
+    assert tune(slim, teacher=teacher, feature_weight=1.0, plan=plan, epochs=1).history[1].loss > 0.0
