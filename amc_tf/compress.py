@@ -199,7 +199,8 @@ class _Compression:
         clock.begin("search" if num_stages == 1 else "uniform")
         self._original = Original.of(task.model, session)
         graph, uniform = session.graph, session.uniform()
-        models = {"uniform": build(session, task.model, uniform)[0]}
+        uniform_model, uniform_plan = build(session, task.model, uniform)
+        models = {"uniform": uniform_model}
         if num_stages == 1:
             found = run_only_stage(task, session, self._folder, clock)
         else:
@@ -208,7 +209,8 @@ class _Compression:
         models.update({"pruned": found.pruned, "finetuned": found.model})
         if finetune_uniform:
             # As many epochs as all the stages had.
-            models["uniform_finetuned"] = task.finetune(models["uniform"], times=num_stages)[0]
+            tuned, _ = task.finetune(uniform_model, uniform_plan, times=num_stages)
+            models["uniform_finetuned"] = tuned
         clock.begin("convert")
         int8 = {"int8": self._convert(found.model, "int8"), **self._quantize(found.model)}
         written = most_accurate(int8, task.split.search, input_range=task.input_range)

@@ -171,7 +171,7 @@ def run_only_stage(
     score = choice.best
     pruned, plan = build(session, task.model, score)
     clock.begin("finetune")
-    model, top1 = task.finetune(pruned)
+    model, top1 = task.finetune(pruned, plan)
     record = StageRecord(
         session.limit, choice.found_by, score.top1, score.top1 if top1 is None else top1, score.cost
     )
@@ -259,9 +259,10 @@ class _Stages:
         self._begin(number, "search")
         choice = _search(self._task, session, folder)
         score = choice.best
-        pruned, plan = build(session, before.model, score)
+        pruned, step = build(session, before.model, score)
+        plan = compose(before.plan, step)
         self._begin(number, "finetune")
-        model, top1 = self._task.finetune(pruned)
+        model, top1 = self._task.finetune(pruned, plan)
         record = StageRecord(
             limit,
             choice.found_by,
@@ -270,7 +271,7 @@ class _Stages:
             score.cost,
             self._latency_ratio(pruned),
         )
-        return Found(pruned, model, compose(before.plan, plan), (*before.records, record))
+        return Found(pruned, model, plan, (*before.records, record))
 
     def _latency_ratio(self, model: Any) -> float | None:
         """Times a network beside the original, where a limit of latency asks for it."""

@@ -19,6 +19,7 @@ from amc_tf.device.table import LatencyTable
 from amc_tf.evaluate import accuracy
 from amc_tf.executor import MakeExecutor
 from amc_tf.finetune import EpochRecord, finetune
+from amc_tf.plan import PruningPlan
 from amc_tf.progress import Progress
 from amc_tf.quantize import quantize_aware
 from amc_tf.session import NUM_INT8_CANDIDATE_IMAGES, PruningSession
@@ -72,11 +73,12 @@ class CompressionTask:
             make_executor=self.make_executor,
         )
 
-    def finetune(self, slim: Any, *, times: int = 1) -> tuple[Any, float | None]:
+    def finetune(self, slim: Any, plan: PruningPlan, *, times: int = 1) -> tuple[Any, float | None]:
         """Trains a slim network with distillation from the original.
 
         Args:
             slim: the network; it is not changed.
+            plan: the original's channels that it has kept.
             times: as many times the epochs of the settings.
 
         Returns:
@@ -97,6 +99,7 @@ class CompressionTask:
             settings=dataclasses.replace(self.finetuning, epochs=total),
             input_range=self.input_range,
             teacher=self.model,
+            plan=plan,
             on_epoch=report,
         )
         if self.settings.int8_accuracy:

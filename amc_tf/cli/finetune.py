@@ -7,6 +7,8 @@ from typing import Any
 
 from amc_tf.cli import console, options
 from amc_tf.cli.text import percent
+from amc_tf.errors import SettingsError
+from amc_tf.settings import FinetuneSettings
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,6 +17,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_data(parser)
     options.add_output_file(parser, "the .keras file to write")
     parser.add_argument("--teacher", metavar="MODEL", help="the original model, to be imitated")
+    parser.add_argument(
+        "--plan",
+        metavar="FILE",
+        help="the plan.json by which the model was made from the teacher; --feature-weight needs it",
+    )
     options.add_finetune(parser, prefix="")
     options.add_seed(parser)
     parser.add_argument(
@@ -28,16 +35,19 @@ def run(args: argparse.Namespace) -> int:
     """Fine-tunes, saves the best epoch, and prints the accuracy before and after."""
     with console.stdout_for_results():
         settings = options.finetune_settings(args)
+        _check_features(args, settings)
         strategy, is_chief = _join(args)
         if is_chief:
             path = console.check_output(args.out, overwrite=args.overwrite, suffixes=(".keras",))
         from amc_tf.data import split_data
         from amc_tf.finetune import finetune
         from amc_tf.model_file import load_model
+        from amc_tf.plan import PruningPlan
         from amc_tf.run_folder import write_keras_model
 
         model = load_model(args.model)
         teacher = load_model(args.teacher) if args.teacher else None
+        plan = PruningPlan.load(args.plan) if args.plan else None
         train, validation = options.load_images(model, args)
         split = split_data(
             train, validation, num_calibration=1, num_search=options.SEARCH.num_search_images, seed=args.seed
@@ -51,6 +61,7 @@ def run(args: argparse.Namespace) -> int:
             settings=settings,
             input_range=args.input_range,
             teacher=teacher,
+            plan=plan,
             on_epoch=lambda record: progress.epoch(record.epoch, settings.epochs, record.top1),
             strategy=strategy,
         )
@@ -67,6 +78,14 @@ def run(args: argparse.Namespace) -> int:
     print(f"top-1 {percent(before)} -> {percent(after)} on {len(split.test)} validation images")
     print(path)
     return 0
+
+
+def _check_features(args: argparse.Namespace, settings: FinetuneSettings) -> None:
+    """Refuses what nothing would heed."""
+    if settings.feature_weight and not args.teacher:
+        raise SettingsError("--feature-weight imitates a --teacher: give one.")
+    if args.plan and not settings.feature_weight:
+        raise SettingsError("--plan is read for --feature-weight alone: give that too, or neither.")
 
 
 def _join(args: argparse.Namespace) -> tuple[Any, bool]:

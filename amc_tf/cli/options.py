@@ -250,6 +250,11 @@ def add_finetune(parser: argparse.ArgumentParser, *, prefix: str = "finetune-") 
             ("optimizer", f"--{prefix}optimizer", "adam or sgd"),
             ("batch_size", f"--{prefix}batch-size", "images per training step"),
             ("distillation_weight", "--distillation-weight", "part of the loss that imitates the original"),
+            (
+                "feature_weight",
+                "--feature-weight",
+                "weight of imitating the original's hidden outputs",
+            ),
         ],
         dest_prefix="finetune_",
     )

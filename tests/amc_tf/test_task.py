@@ -6,6 +6,7 @@ import pytest
 from amc_tf import task as task_module
 from amc_tf.budget import Budget
 from amc_tf.finetune import FinetuneResult
+from amc_tf.plan import PruningPlan
 from amc_tf.progress import Progress
 from amc_tf.settings import FinetuneSettings, SearchSettings
 from amc_tf.task import CompressionTask
@@ -40,10 +41,22 @@ def trained(model, monkeypatch):
 
 
 def test_a_fine_tuned_network_has_the_accuracy_of_its_best_epoch(model, trained):
-    assert make_task(model).finetune(model) == (model, 0.125)
+    assert make_task(model).finetune(model, PruningPlan({}, {})) == (model, 0.125)
+
+
+def test_it_is_trained_by_the_original_and_the_plan(model, monkeypatch):
+    plan, seen = PruningPlan({"first": (1,)}, {"first": 2}), {}
+
+    def finetune(*given, **options):
+        seen.update(options)
+        return FinetuneResult(model, (), best_epoch=1, best_top1=0.5)
+
+    monkeypatch.setattr(task_module, "finetune", finetune)
+    make_task(model).finetune(model, plan)
+    assert seen["teacher"] is model and seen["plan"] is plan
 
 
 def test_where_int8_counts_it_has_the_accuracy_that_the_next_search_starts_from(model, trained):
     task = make_task(model, int8_accuracy=True)
-    tuned, top1 = task.finetune(model)
+    tuned, top1 = task.finetune(model, PruningPlan({}, {}))
     assert task.session(tuned, Budget(accuracy=0.9)).baseline_top1 == top1 != 0.125
