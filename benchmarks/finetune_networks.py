@@ -23,6 +23,7 @@ import keras
 from amc_tf.data import DataSplit, ImageData, split_data
 from amc_tf.evaluate import accuracy
 from amc_tf.finetune import finetune
+from amc_tf.plan import PruningPlan
 from amc_tf.settings import FinetuneSettings
 from benchmarks.finetune_options import add_finetune_options, finetune_settings
 from benchmarks.shared_data import data_dir, load_cifar10, load_cifar_network
@@ -61,6 +62,7 @@ def finetune_file(
 ) -> Mapping[str, Any]:
     """Fine-tunes one network, saves it, and returns its row."""
     model = keras.models.load_model(file, compile=False)
+    plan = PruningPlan.load(file.with_suffix(".plan.json")) if settings.feature_weight else None
     before = _top1(model, split.test, given.input_range)
     started = time.perf_counter()
     result = finetune(
@@ -70,6 +72,7 @@ def finetune_file(
         settings=settings,
         input_range=given.input_range,
         teacher=teacher,
+        plan=plan,
         on_epoch=lambda record: _LOGGER.info("%s %s", file.stem, record),
     )
     seconds = time.perf_counter() - started

@@ -16,6 +16,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "warmup_epochs": {"type": float},
     "distillation_weight": {"type": float},
     "distillation_temperature": {"type": float},
+    "feature_weight": {"type": float, "help": "of hidden outputs, relative to the original's"},
 }
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import dataclasses
 import json
 import logging
 import sys
@@ -30,6 +31,7 @@ from amc_tf.device.convert import to_tflite
 from amc_tf.device.host_meter import HostMeter
 from amc_tf.finetune import finetune
 from amc_tf.graph import count_cost
+from amc_tf.plan import PruningPlan
 from amc_tf.rebuild import rebuild
 from amc_tf.results import ResultMeasurer
 from amc_tf.run_folder import RunFolder, write_keras_model
@@ -48,6 +50,20 @@ _PRECISIONS = ("float32", "int8")
 _LOGGER = logging.getLogger(__name__)
 
 
+@dataclasses.dataclass(frozen=True)
+class Slim:
+    """A slim network and the plan that made it of the original."""
+
+    model: keras.Model
+    plan: PruningPlan
+
+    @classmethod
+    def load(cls, folder: Path, name: str) -> Slim:
+        """Reads what `searched` wrote."""
+        model = keras.models.load_model(folder / f"{name}.keras", compile=False)
+        return cls(model, PruningPlan.load(folder / f"{name}.plan.json"))
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Searches with every seed, fine-tunes the networks of the first, measures all; writes one JSON file."""
     given = _parse(arguments)
@@ -57,14 +73,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     original = ten_class_mobilenet(folder, train.class_names or ())
     given.out.mkdir(parents=True, exist_ok=True)
     report: dict[str, Any] = {"command": sys.argv, "seeds": {}}
-    before: dict[int, Mapping[str, keras.Model]] = {}
+    before: dict[int, Mapping[str, Slim]] = {}
     for seed in given.seeds:
         before[seed], report["seeds"][seed] = searched(original, split_of(train, test, seed), seed, given)
     first = given.seeds[0]
     split = split_of(train, test, first)
+    untouched = Slim(original, PruningPlan({}, {}))
     after = {
         name: tuned(network, original, split, given.out / "finetuned" / f"{name}.keras", given)
-        for name, network in {"original": original, **before[first]}.items()
+        for name, network in {"original": untouched, **before[first]}.items()
         if given.finetune is None or name in given.finetune
     }
     if given.finetune is not None:
@@ -72,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     report["original"] = measure(original, original, split)
     report["finetuned"] = {name: measure(network, original, split) for name, network in after.items()}
     for seed, networks in before.items():
-        rows = {name: measure(network, original, split) for name, network in networks.items()}
+        rows = {name: measure(network.model, original, split) for name, network in networks.items()}
         report["seeds"][seed]["networks"] = rows
         (given.out / "results.json").write_text(json.dumps(report, indent=1) + "\n")
     return 0
@@ -113,7 +130,7 @@ def ten_class_mobilenet(folder: Path, class_ids: Sequence[str]) -> keras.Model:
 
 def searched(
     model: keras.Model, split: DataSplit, seed: int, given: argparse.Namespace
-) -> tuple[Mapping[str, keras.Model], dict[str, Any]]:
+) -> tuple[Mapping[str, Slim], dict[str, Any]]:
     """Returns the slim networks before fine-tuning, and what is to be told of the search.
 
     What is in their folder is not searched for again: another timing of the uniform network would choose
@@ -125,17 +142,16 @@ def searched(
         networks, row = search(model, split, seed, given)
         folder.mkdir(parents=True, exist_ok=True)
         for name, network in networks.items():
-            write_keras_model(network, folder / f"{name}.keras")
+            write_keras_model(network.model, folder / f"{name}.keras")
+            network.plan.save(folder / f"{name}.plan.json")
         told.write_text(json.dumps(row) + "\n")
     row = json.loads(told.read_text())
-    return {
-        name: keras.models.load_model(folder / f"{name}.keras", compile=False) for name in row["widths"]
-    }, row
+    return {name: Slim.load(folder, name) for name in row["widths"]}, row
 
 
 def search(
     model: keras.Model, split: DataSplit, seed: int, given: argparse.Namespace
-) -> tuple[Mapping[str, keras.Model], dict[str, Any]]:
+) -> tuple[Mapping[str, Slim], dict[str, Any]]:
     """Searches; returns the slim networks before fine-tuning, and what is to be told of the search."""
     started = time.perf_counter()
     settings = SearchSettings(episodes=given.episodes, warmup_episodes=given.episodes // 4, seed=seed)
@@ -163,24 +179,25 @@ def search(
         "search_seconds": round(time.perf_counter() - started, 1),
     }
     _LOGGER.info("seed %d: %s", seed, json.dumps(row))
+    plans = {name: session.builder.plan(kept) for name, kept in widths.items()}
     return {
-        name: rebuild(model, session.builder.plan(kept), session.recover(kept))
-        for name, kept in widths.items()
+        name: Slim(rebuild(model, plan, session.recover(widths[name])), plan) for name, plan in plans.items()
     }, row
 
 
 def tuned(
-    network: keras.Model, original: keras.Model, split: DataSplit, file: Path, given: argparse.Namespace
+    network: Slim, original: keras.Model, split: DataSplit, file: Path, given: argparse.Namespace
 ) -> keras.Model:
     """Fine-tunes a network into a file, or loads it from there."""
     if not file.exists():
         result = finetune(
-            network,
+            network.model,
             split.train,
             split.search,
             settings=finetune_settings(given, augment="auto", seed=0),
             input_range=INPUT_RANGE,
             teacher=original,
+            plan=network.plan,
             on_epoch=lambda record: _LOGGER.info("%s: %s", file.stem, record),
         )
         file.parent.mkdir(exist_ok=True)

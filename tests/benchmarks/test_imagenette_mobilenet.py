@@ -7,7 +7,9 @@ import keras
 import numpy as np
 import pytest
 
+from amc_tf.plan import PruningPlan
 from benchmarks import imagenette_mobilenet
+from benchmarks.imagenette_mobilenet import Slim
 from tests.trained import make_classifier, make_split
 
 
@@ -18,7 +20,8 @@ def test_networks_of_a_search_are_searched_for_once(monkeypatch: pytest.MonkeyPa
 
     def search(model, split, seed, given):
         seeds.append(seed)
-        networks = {name: make_classifier(keras) for name in ("agent", "width 0.70")}
+        plan = PruningPlan({"first": (0, 2, 5)}, {"first": 8})
+        networks = {name: Slim(make_classifier(keras), plan) for name in ("agent", "width 0.70")}
         return networks, {"widths": {name: [4, 8] for name in networks}, "agent_found_by": "agent"}
 
     monkeypatch.setattr(imagenette_mobilenet, "search", search)
@@ -31,5 +34,6 @@ def test_networks_of_a_search_are_searched_for_once(monkeypatch: pytest.MonkeyPa
     assert told == told_again
     assert list(first) == list(again) == ["agent", "width 0.70"]
     for name, network in first.items():
-        for array, same in zip(network.get_weights(), again[name].get_weights(), strict=True):
+        assert network.plan == again[name].plan
+        for array, same in zip(network.model.get_weights(), again[name].model.get_weights(), strict=True):
             np.testing.assert_array_equal(array, same)
