@@ -118,6 +118,7 @@ LAYERS = (
     "amc_tf.augment",
     "amc_tf.fused_norm",
     "amc_tf.distribute",
+    "amc_tf.hints",
     "amc_tf.finetune",
     "amc_tf.sparsity",
     "amc_tf.quantize",

@@ -78,12 +78,14 @@ def test_without_training_the_wrappers_leave_the_network_with_the_plan_applied(m
 
 
 @pytest.mark.slow
-def test_training_recovers_accuracy_and_what_is_zero_stays_zero(model, split):
+@pytest.mark.parametrize("feature_weight", [0.0, 1.0])
+def test_training_recovers_accuracy_and_what_is_zero_stays_zero(model, split, feature_weight):
     plan = plan_of(model, 0.3)
     sparse = apply_plan(model, plan)
     zeros = sparse.get_layer("last").get_weights()[0] == 0
+    settings = dataclasses.replace(SETTINGS, feature_weight=feature_weight)
     result = finetune_sparse(
-        sparse, plan, split.train, split.search, settings=SETTINGS, input_range=RANGE, teacher=model
+        sparse, plan, split.train, split.search, settings=settings, input_range=RANGE, teacher=model
     )
     assert result.best_epoch > 0
     assert result.best_top1 > result.history[0].top1 + 0.1

@@ -87,6 +87,22 @@ def test_finetune_saves_the_best_epoch(amc, made):
     )
 
 
+def test_finetune_imitates_hidden_outputs_by_the_plan(amc, made):
+    plan = ["--plan", made / "plan.json"]
+    assert amc("prune", "tiny.keras", *plan, "--out", made / "follower.keras").code == 0
+    words = ["finetune", made / "follower.keras", "--data=data.npz", "--epochs=1", "--out", made / "by.keras"]
+    weight = ["--feature-weight=2"]
+    for options, told in [
+        (weight, "--feature-weight imitates a --teacher: give one."),
+        ([*plan, "--teacher=tiny.keras"], "--plan is read for --feature-weight alone"),
+        ([*weight, "--teacher=tiny.keras"], "feature_weight needs the plan"),
+    ]:
+        refused = amc(*words, *options)
+        assert refused.code == 1 and told in refused.err
+        assert not (made / "by.keras").exists()
+    assert amc(*words, *weight, *plan, "--teacher=tiny.keras").code == 0
+
+
 @pytest.mark.parametrize("precision", ["float32", "float16", "dynamic", "int8"])
 def test_convert_verifies_each_precision(amc, made, precision):
     path = made / f"{precision}.tflite"
