@@ -19,6 +19,7 @@ from amc_tf.device.table import LatencyTable
 from amc_tf.errors import MeasurementError, RunStoppedError
 from amc_tf.executor import MakeExecutor
 from amc_tf.graph import count_cost
+from amc_tf.hints import check_hints
 from amc_tf.keras_callbacks import check_callbacks
 from amc_tf.operator_rows import profile_operators
 from amc_tf.plan import PruningPlan
@@ -120,7 +121,8 @@ def compress(  # noqa: PLR0913, the façade: each argument is a choice of the us
     check_callbacks(callbacks)
     if quantization is not None and quantization.epochs:
         check_quantizable(model)
-    settings = settings or SearchSettings()
+    settings, finetuning = settings or SearchSettings(), finetuning or FinetuneSettings()
+    check_hints(model, finetuning)
     split = _split(train, validation, settings)
     labels = {**_default_labels(model, budget, train=split.train, test=split.test), **(labels or {})}
     with contextlib.ExitStack() as stack:
@@ -130,7 +132,7 @@ def compress(  # noqa: PLR0913, the façade: each argument is a choice of the us
             model,
             split,
             settings=settings,
-            finetuning=finetuning or FinetuneSettings(),
+            finetuning=finetuning,
             quantization=quantization if quantization and quantization.epochs else None,
             input_range=input_range,
             meter=CachedMeter(meter, store) if meter else None,

@@ -302,6 +302,7 @@ class _Distiller:
 
     def _loss(self, targets: Any, outputs: Any) -> Any:
         ops = keras.ops
+        targets = ops.cast(targets, "float32")  # tf_keras makes them what a half-precision output is
         num_classes = self._num_classes
         log_probabilities = to_log_probabilities(
             outputs[:, :num_classes], has_softmax=self._student_has_softmax

@@ -17,6 +17,8 @@ from amc_tf.clone import keras_of
 from amc_tf.errors import ModelError
 from amc_tf.graph import ChannelGraph
 from amc_tf.plan import PruningPlan
+from amc_tf.settings import FinetuneSettings
+from amc_tf.trace import outputs_by_layer
 
 _NUM_HINTS = 4  # all outputs of a MobileNet would take as long to pass on as a training step takes
 _NO_HINTS = frozenset(  # layers that only move, add zeros to or, at random, change what others have made
@@ -45,6 +47,7 @@ def find_hints(original: Any, slim: Any, plan: PruningPlan) -> tuple[Hint, ...]:
 
     Layers that only move what others have made are passed over, and random ones such as Dropout, those whose
     channels cannot shrink, as the classes cannot, those called more than once, and those in nested models.
+    Layers are found again by their names; those of the slim model may be in wrappers.
 
     Args:
         original: a functional or Sequential model, Keras 3 or `tf_keras`.
@@ -55,13 +58,16 @@ def find_hints(original: Any, slim: Any, plan: PruningPlan) -> tuple[Hint, ...]:
         At most four hints in network order.
 
     Raises:
-        ModelError: if there is no such layer, or the plan is not that of the slim model.
+        ModelError: if there is no such layer, the size of the images is open, or the plan is not that of the
+            slim model.
         PlanError: if the plan is of another original.
     """
+    _check_image_size(original)
     graph = ChannelGraph.from_model(original)
     plan.validate(graph)
     masks = plan.masks(graph)
-    shared = {layer.name for layer in original.layers} & {layer.name for layer in slim.layers}
+    own = outputs_by_layer(slim)
+    shared = set(own) & set(outputs_by_layer(original))
     counts = Counter(call.path for call in graph.trace.calls)
     last: dict[tuple[int, ...], Hint] = {}
     for call, outputs in zip(graph.trace.calls, graph.outputs, strict=True):
@@ -79,8 +85,22 @@ def find_hints(original: Any, slim: Any, plan: PruningPlan) -> tuple[Hint, ...]:
             "of nested models; set feature_weight to 0."
         )
     for hint in hints:
-        _check(hint, slim)
+        _check_shape(hint, own[hint.layer])
     return hints
+
+
+def check_hints(original: Any, settings: FinetuneSettings) -> None:
+    """Checks, before any long work, that what is made of a network can imitate it.
+
+    Args:
+        original: as of `find_hints`.
+        settings: of the fine-tuning.
+
+    Raises:
+        ModelError: if hidden outputs are to be imitated and the network has none that can be.
+    """
+    if settings.epochs and settings.feature_weight:
+        find_hints(original, original, PruningPlan({}, {}))
 
 
 def with_hints(model: Any, hints: tuple[Hint, ...]) -> Any:
@@ -95,13 +115,12 @@ def with_hints(model: Any, hints: tuple[Hint, ...]) -> Any:
     """
     if not hints:
         return model
-    flavour = keras_of(model)
+    layers, outputs = keras_of(model).layers, outputs_by_layer(model)
     flat = [
-        flavour.layers.Flatten(name=f"{hint.layer}_hint")(model.get_layer(hint.layer).output)
-        for hint in hints
+        layers.Flatten(name=f"amc_tf_hint_{index}")(outputs[hint.layer]) for index, hint in enumerate(hints)
     ]
-    joined = flavour.layers.Concatenate(name="outputs_and_hints", dtype="float32")([model.outputs[0], *flat])
-    return flavour.Model(model.inputs, joined)
+    joined = layers.Concatenate(name="amc_tf_outputs_and_hints", dtype="float32")([model.outputs[0], *flat])
+    return keras_of(model).Model(model.inputs, joined)
 
 
 def kept_positions(hints: tuple[Hint, ...]) -> NDArray[np.intp]:
@@ -128,8 +147,16 @@ def position_weights(hints: tuple[Hint, ...], outputs: NDArray[np.float32]) -> N
     return np.repeat(scales, sizes).astype(np.float32)
 
 
-def _check(hint: Hint, slim: Any) -> None:
-    own = tuple(slim.get_layer(hint.layer).output.shape)[1:]
+def _check_image_size(original: Any) -> None:
+    if any(None in tuple(tensor.shape)[1:] for tensor in original.inputs):
+        raise ModelError(
+            f"'{original.name}' takes images of any size, but feature_weight needs hidden outputs of one "
+            "size: build the model for one, for example keras.Input((224, 224, 3))."
+        )
+
+
+def _check_shape(hint: Hint, output: Any) -> None:
+    own = tuple(output.shape)[1:]
     of_plan = (*hint.kept.shape[:-1], int(hint.kept.reshape(-1, hint.kept.shape[-1])[0].sum()))
     if own != of_plan:
         raise ModelError(

@@ -20,6 +20,7 @@ from amc_tf.device.store import MeasurementStore
 from amc_tf.device.stored_meters import CachedMeter, RecordingMeter
 from amc_tf.errors import MeasurementError, RunStoppedError
 from amc_tf.finetune import EpochRecord
+from amc_tf.hints import check_hints
 from amc_tf.keras_callbacks import check_callbacks, listening
 from amc_tf.plan import PruningPlan
 from amc_tf.progress import Clock, Progress
@@ -111,6 +112,7 @@ def sparsify(  # noqa: PLR0913, the façade: each argument is a choice of the us
     model = in_float32(to_keras3(model))  # so that plan and sparse network name the layers alike
     if finetuning.epochs:
         check_trainable(model)
+    check_hints(model, finetuning)
     split = split_data(
         *same_classes(as_image_data(train), as_image_data(validation)),
         num_calibration=settings.num_calibration_images,

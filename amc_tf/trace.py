@@ -129,6 +129,26 @@ def trace_model(model: Any, *, image_size: tuple[int, int] = DEFAULT_IMAGE_SIZE)
     return Trace(model.name, tuple(recorder.calls), inputs, tuple(outputs), shapes)
 
 
+def outputs_by_layer(model: Any) -> dict[str, Any]:
+    """Returns the symbolic outputs of the layers of a model by their names.
+
+    Layers in nested models and layers with several outputs are left out. A wrapper goes by the name of what
+    it wraps; a layer that is called more than once has its last output.
+
+    Args:
+        model: a built functional or Sequential model of Keras 3 or `tf_keras`. Its layers may have been
+            called in other models before: the outputs are those in this one.
+    """
+    functional = functional_of(model)
+    found = {}
+    for depth in sorted(functional._nodes_by_depth, reverse=True):
+        for node in functional._nodes_by_depth[depth]:
+            layer, outputs = _layer_of(node), _leaves(node.outputs)
+            if len(outputs) == 1 and functional_of(layer) is None:
+                found[getattr(layer, "layer", layer).name] = outputs[0]
+    return found
+
+
 class _Recorder:
     """Collects the calls of a model, entering nested models."""
 

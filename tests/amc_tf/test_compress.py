@@ -141,6 +141,14 @@ def test_a_network_that_cannot_be_trained_for_int8_is_refused_before_the_search(
     assert not (tmp_path / "x").exists()
 
 
+def test_a_network_without_hidden_outputs_to_imitate_is_refused_before_the_search(model, tmp_path):
+    inner = keras.Model(model.inputs, model.layers[-2].output, name="backbone")
+    outer = keras.Sequential([keras.Input((8, 8, 3)), inner, keras.layers.Dense(NUM_CLASSES)])
+    with pytest.raises(ModelError, match="No hidden outputs can be imitated"):
+        run(outer, finetuning=FinetuneSettings(epochs=1, feature_weight=1.0), out=tmp_path / "x")
+    assert not (tmp_path / "x").exists()
+
+
 @pytest.mark.slow
 def test_quantisation_aware_training_adds_a_network_and_the_better_one_is_written(model, tmp_path):
     listener = Listener()

@@ -1,5 +1,7 @@
 """Facts about amc_tf/hints.py."""
 
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
@@ -7,10 +9,12 @@ import tf_keras
 
 from amc_tf.errors import ModelError, PlanError
 from amc_tf.graph import ChannelGraph
-from amc_tf.hints import find_hints, kept_positions, position_weights, with_hints
+from amc_tf.hints import check_hints, find_hints, kept_positions, position_weights, with_hints
 from amc_tf.models.resnet import cifar_resnet
 from amc_tf.plan import PruningPlan, uniform_plan
 from amc_tf.rebuild import rebuild
+from amc_tf.settings import FinetuneSettings
+from amc_tf.trace import trace_model
 
 NOTHING_REMOVED = PruningPlan({}, {})
 IMAGES = np.random.default_rng(0).normal(size=(3, 64, 64, 3)).astype(np.float32)
@@ -97,6 +101,41 @@ def test_both_flavours_have_the_same_hints(original, slim, plan):
 def test_a_model_of_another_plan_is_told_so(original, slim):
     with pytest.raises(ModelError, match=r"keeps outputs of the shape \(8, 8, 64\).*has \(8, 8, 32\)"):
         find_hints(original, slim, NOTHING_REMOVED)
+
+
+def test_layers_that_were_called_in_another_model_first_are_found(original, slim, plan):
+    inputs = keras.Input((64, 64, 3))
+    tensor = inputs
+    for layer in original.layers[1:]:
+        tensor = layer(tensor)
+    again = keras.Model(inputs, tensor)
+    hints = find_hints(again, slim, plan)
+    expected = with_hints(original, hints).predict_on_batch(IMAGES)
+    np.testing.assert_allclose(with_hints(again, hints).predict_on_batch(IMAGES), expected, atol=1e-6)
+
+
+def test_a_view_of_a_sequential_model_runs_each_layer_once():
+    layers = [keras.layers.Conv2D(4, 3, strides=2, name=f"conv{index}") for index in range(3)]
+    model = keras.Sequential(
+        [keras.Input((64, 64, 3)), *layers, keras.layers.Flatten(), keras.layers.Dense(5)]
+    )
+    model = keras.Sequential.from_config(model.get_config())
+    hints = find_hints(model, model, NOTHING_REMOVED)
+    view = with_hints(model, hints)
+    assert len(hints) == 3
+    assert len(trace_model(view).calls) == len(model.layers) + len(hints) + 1
+
+
+def test_images_of_any_size_are_told_so():
+    network = keras.applications.MobileNetV3Small(weights=None, classes=5)
+    with pytest.raises(ModelError, match=r"takes images of any size, .* for example keras.Input\(\(224"):
+        check_hints(network, FinetuneSettings(feature_weight=1.0))
+
+
+@pytest.mark.parametrize("changes", [{"feature_weight": 0.0}, {"epochs": 0}])
+def test_nothing_is_checked_where_nothing_is_imitated(changes):
+    network = keras.applications.MobileNetV3Small(weights=None, classes=5)
+    check_hints(network, dataclasses.replace(FinetuneSettings(feature_weight=1.0), **changes))
 
 
 def test_a_plan_of_another_original_is_told_so(original, slim):

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from amc_tf.errors import ModelError
-from amc_tf.trace import TensorRef, trace_model
+from amc_tf.trace import TensorRef, outputs_by_layer, trace_model
 from tests.networks import classifier
 
 
@@ -25,6 +25,19 @@ def test_the_largest_map_from_a_call_on_limits_the_images(library):
     assert trace.most_images(2 * first - 1) == 1
     assert trace.most_images(first - 1) == 1
     assert trace.most_images(5 * last, start=2) == 5
+
+
+def test_outputs_are_those_in_the_model_that_is_asked_for(library):
+    """And not those of the layers' first calls, in another model."""
+    first = classifier(library, library.layers.Conv2D(6, 3, name="conv"))
+    again = library.Sequential([library.layers.Input((8, 8, 3)), *first.layers[1:]])
+
+    outputs = outputs_by_layer(again)
+
+    view = library.Model(again.inputs, outputs["conv"])
+    images = np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype(np.float32)
+    same = library.Model(first.inputs, first.get_layer("conv").output)
+    np.testing.assert_allclose(view.predict_on_batch(images), same.predict_on_batch(images), atol=1e-6)
 
 
 def test_every_tensor_is_made_before_it_is_read(library):
