@@ -260,6 +260,19 @@ class FinetuneSettings:
         return cls(**_known_values(cls, data))
 
 
+def flat_settings(search: SearchSettings, finetuning: FinetuneSettings) -> dict[str, Any]:
+    """Returns the settings of both as one dictionary, as messages name them.
+
+    Args:
+        search: each as "search NAME".
+        finetuning: each as "fine-tuning NAME".
+    """
+    return {
+        **{f"search {name}": value for name, value in search.to_json().items()},
+        **{f"fine-tuning {name}": value for name, value in finetuning.to_json().items()},
+    }
+
+
 def quantization_settings(epochs: int, *, learning_rate: float = 0.0001, seed: int = 0) -> FinetuneSettings:
     """Returns settings of quantisation-aware training: it starts from a trained network, at a low rate.
 

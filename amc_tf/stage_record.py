@@ -14,6 +14,7 @@ from amc_tf.errors import RunFolderError
 from amc_tf.plan import PruningPlan
 from amc_tf.rebuild import rebuild
 from amc_tf.run_folder import STAGE_RECORD, RunFolder, write_keras_model
+from amc_tf.settings import FinetuneSettings, SearchSettings, flat_settings
 
 _MODEL, _PLAN = "model.keras", "plan.json"
 
@@ -139,10 +140,11 @@ def load_stage(
 
 def _check_identity(folder: RunFolder, saved: Mapping[str, Any], given: Mapping[str, Any]) -> None:
     given = json.loads(json.dumps(given))
+    usual = json.loads(json.dumps(flat_settings(SearchSettings(), FinetuneSettings())))
     for name in {**saved, **given}:
-        if saved.get(name) != given.get(name):
+        was = saved.get(name, usual.get(name))  # stages of an earlier version lack the settings of later ones
+        if was != given.get(name):
             raise RunFolderError(
-                f"The stage in {folder.path} is of another compression: {name} was {saved.get(name)!r} and "
-                f"is now {given.get(name)!r}. Give the same settings to --resume, or start again with "
-                "--overwrite."
+                f"The stage in {folder.path} is of another compression: {name} was {was!r} and is now "
+                f"{given.get(name)!r}. Give the same settings to --resume, or start again with --overwrite."
             )

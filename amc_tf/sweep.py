@@ -190,18 +190,19 @@ def _read_finished(trial: Trial, fingerprint: str | None) -> Mapping[str, Any] |
 
 def _identity(summary: Mapping[str, Any]) -> dict[str, Any]:
     """Returns what of a summary says how the run was asked for."""
-    meter = summary["meter"]
-    return {
+    meter, settings = summary["meter"], summary["settings"]
+    identity = {
         "input_range": summary["input_range"],
         **{name: _source(summary[name]) for name in ("model", "data")},
         "budget": [summary["budget"]["kind"], summary["budget"]["value"]],
         "meter": None if meter is None else meter["fingerprint"],
-        "search setting": summary["settings"]["search"],
-        "fine-tuning setting": summary["settings"]["finetune"],
-        "quantisation setting": summary["settings"].get("quantization"),
+        "search setting": SearchSettings.from_json(settings["search"]).to_json(),  # what it lacks is new
+        "fine-tuning setting": FinetuneSettings.from_json(settings["finetune"]).to_json(),
+        "quantisation setting": settings.get("quantization"),
         "number of stages": len(summary["stages"]),
         "choice of fine-tuning uniform": "uniform_finetuned" in summary,
     }
+    return dict(json.loads(json.dumps(identity)))
 
 
 def _source(label: Any) -> str:

@@ -23,7 +23,7 @@ from amc_tf.plan import PruningPlan
 from amc_tf.progress import Progress
 from amc_tf.quantize import quantize_aware
 from amc_tf.session import NUM_INT8_CANDIDATE_IMAGES, PruningSession
-from amc_tf.settings import FinetuneSettings, SearchSettings
+from amc_tf.settings import FinetuneSettings, SearchSettings, flat_settings
 
 _NUM_INT8_IMAGES = 100
 
@@ -156,13 +156,12 @@ class CompressionTask:
         Args:
             model: the original as TFLite bytes.
         """
-        search, finetuning = self.settings.to_json(), self.finetuning.to_json()
-        for name in ("checkpoint_every", "max_dropped_in_a_row"):
-            del search[name]
+        settings = flat_settings(self.settings, self.finetuning)
+        for name in ("search checkpoint_every", "search max_dropped_in_a_row"):
+            del settings[name]
         images = (self.split.train, self.split.calibration, self.split.search)
         return {
-            **{f"search {name}": value for name, value in search.items()},
-            **{f"fine-tuning {name}": value for name, value in finetuning.items()},
+            **settings,
             "model": _digest(model),
             "images": _digest(*(array for part in images for array in (part.images, part.labels))),
             "input_range": self.input_range,

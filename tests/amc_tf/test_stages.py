@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import keras
 import pytest
@@ -230,6 +231,28 @@ def test_a_run_ends_alike_wherever_it_was_stopped(tuned, model, tmp_path, step, 
 def test_a_run_goes_on_with_the_same_settings_only(finished, model, options, words):
     with pytest.raises(RunFolderError, match=words):
         run(model, out=finished[1], resume=True, **options)
+
+
+def test_a_stage_of_a_version_that_lacked_a_setting_is_gone_on_from(finished, model, tmp_path):
+    folder = shutil.copytree(finished[1], tmp_path / "run")
+    (file := folder / "stage1" / "stage.json").write_text(
+        json.dumps({**(held := json.loads(file.read_text())), "identity": without_features(held["identity"])})
+    )
+    assert run(model, out=folder, resume=True).plan == finished[0].plan
+    imitating = dataclasses.replace(NONE, feature_weight=1.0)
+    with pytest.raises(RunFolderError, match=r"fine-tuning feature_weight was 0\.0 and is now 1\.0"):
+        run(model, out=folder, resume=True, finetuning=imitating)
+
+
+def without_features(identity):
+    return {name: value for name, value in identity.items() if not name.endswith("feature_weight")}
+
+
+@pytest.mark.slow
+def test_hidden_outputs_of_the_original_are_imitated_in_every_stage(model):
+    tuned = run(model, finetuning=dataclasses.replace(ONE_EPOCH, feature_weight=1.0), finetune_uniform=True)
+    assert tuned.summary["settings"]["finetune"]["feature_weight"] == 1.0
+    assert len(tuned.summary["stages"]) == 2
 
 
 def test_a_run_of_one_stage_does_not_go_on_with_two(model, tmp_path):

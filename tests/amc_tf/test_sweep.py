@@ -170,6 +170,16 @@ def test_what_has_finished_is_not_run_again(made, tmp_path):
     assert set(result.summaries) == {"macs=0.5", "macs=0.3"}
 
 
+def test_what_an_earlier_version_finished_is_not_run_again(made, tmp_path):
+    run(tmp_path, HALF)
+    (file,) = tmp_path.glob("*/summary.json")
+    summary = json.loads(file.read_text())
+    del summary["settings"]["finetune"]["feature_weight"]
+    file.write_text(json.dumps(summary))
+    run(tmp_path, HALF, resume=True)
+    assert made == ["macs=0.5"]
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
