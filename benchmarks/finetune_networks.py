@@ -62,7 +62,7 @@ def finetune_file(
 ) -> Mapping[str, Any]:
     """Fine-tunes one network, saves it, and returns its row."""
     model = keras.models.load_model(file, compile=False)
-    plan = PruningPlan.load(file.with_suffix(".plan.json")) if settings.feature_weight else None
+    plan = PruningPlan.load(file.with_suffix(".plan.json")) if teacher and settings.feature_weight else None
     before = _top1(model, split.test, given.input_range)
     started = time.perf_counter()
     result = finetune(

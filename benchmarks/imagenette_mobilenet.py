@@ -29,6 +29,7 @@ from amc_tf.budget import Budget
 from amc_tf.data import DataSplit, ImageData, load_data, split_data, to_input_range
 from amc_tf.device.convert import to_tflite
 from amc_tf.device.host_meter import HostMeter
+from amc_tf.errors import RunFolderError
 from amc_tf.finetune import finetune
 from amc_tf.graph import count_cost
 from amc_tf.plan import PruningPlan
@@ -135,17 +136,23 @@ def searched(
 
     What is in their folder is not searched for again: another timing of the uniform network would choose
     another one, which would no longer be that which was fine-tuned.
+
+    Raises:
+        RunFolderError: if the folder holds networks of another search.
     """
     folder = given.out / "before" / f"seed{seed}"
     told = folder / "search.json"
+    asked = {"budget": given.budget, "episodes": given.episodes}
     if not told.exists():
         networks, row = search(model, split, seed, given)
         folder.mkdir(parents=True, exist_ok=True)
         for name, network in networks.items():
             write_keras_model(network.model, folder / f"{name}.keras")
             network.plan.save(folder / f"{name}.plan.json")
-        told.write_text(json.dumps(row) + "\n")
+        told.write_text(json.dumps({**asked, **row}) + "\n")
     row = json.loads(told.read_text())
+    if {name: row[name] for name in asked} != asked:
+        raise RunFolderError(f"{folder} holds networks of another search than {asked}: give another --out.")
     return {name: Slim.load(folder, name) for name in row["widths"]}, row
 
 

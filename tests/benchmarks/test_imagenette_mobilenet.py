@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import pytest
 
+from amc_tf.errors import RunFolderError
 from amc_tf.plan import PruningPlan
 from benchmarks import imagenette_mobilenet
 from benchmarks.imagenette_mobilenet import Slim
@@ -14,7 +15,7 @@ from tests.trained import make_classifier, make_split
 
 
 def test_networks_of_a_search_are_searched_for_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    given = argparse.Namespace(out=tmp_path)
+    given = argparse.Namespace(out=tmp_path, budget="latency=0.5", episodes=8)
     model, split = make_classifier(keras), make_split()
     seeds = []
 
@@ -37,3 +38,6 @@ def test_networks_of_a_search_are_searched_for_once(monkeypatch: pytest.MonkeyPa
         assert network.plan == again[name].plan
         for array, same in zip(network.model.get_weights(), again[name].model.get_weights(), strict=True):
             np.testing.assert_array_equal(array, same)
+    given.episodes = 9
+    with pytest.raises(RunFolderError, match="another search"):
+        imagenette_mobilenet.searched(model, split, 3, given)
