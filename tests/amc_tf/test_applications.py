@@ -34,6 +34,7 @@ def check_application(library, name, size, num_groups, share):
     assert graph.frozen[0].num_channels == 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MOBILENETS)
 def test_mobilenets_are_prunable_to_a_third_of_their_macs(name):
     check_application(keras, name, 32, *MOBILENETS[name])

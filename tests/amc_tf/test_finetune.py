@@ -100,6 +100,7 @@ def teacher(run):
     return run.result.model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flavour", [keras, tf_keras])
 def test_adam_trains_otherwise_than_sgd_at_the_same_rate(flavour):
     results = [tune(toy_model(flavour=flavour), optimizer=name, epochs=2) for name in ("adam", "sgd")]

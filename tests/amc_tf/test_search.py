@@ -220,6 +220,7 @@ def test_a_clock_that_jumps_changes_nothing(graph, uninterrupted, tmp_path, monk
     assert all(0 < record["seconds"] < 100 for record in found[0].episodes)
 
 
+@pytest.mark.slow
 def test_another_seed_finds_other_networks(graph, uninterrupted):
     other = Setup(graph, settings=dataclasses.replace(SETTINGS, seed=1)).search.run()
     first = [record["widths"] for record in uninterrupted["macs"][0].episodes]

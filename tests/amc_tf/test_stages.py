@@ -233,6 +233,7 @@ def test_a_run_goes_on_with_the_same_settings_only(finished, model, options, wor
         run(model, out=finished[1], resume=True, **options)
 
 
+@pytest.mark.slow
 def test_a_stage_of_a_version_that_lacked_a_setting_is_gone_on_from(finished, model, tmp_path):
     folder = shutil.copytree(finished[1], tmp_path / "run")
     (file := folder / "stage1" / "stage.json").write_text(

@@ -124,6 +124,7 @@ def test_conversion_compares_equal_networks(options) -> None:
     assert figures["conversion.speedup"].value > 1
 
 
+@pytest.mark.slow
 def test_an_untrained_network_sees_all_classes_in_noise() -> None:
     model = cifar_mobilenet(alpha=0.25)
     search = networks.noise_split(model, num_search=100, num_calibration=100).search

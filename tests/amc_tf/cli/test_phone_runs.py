@@ -127,6 +127,7 @@ def test_every_network_is_timed_by_litert_over_adb_and_the_plan_is_within_budget
     assert files_on(clean_adbd) == ["benchmark_model"]
 
 
+@pytest.mark.slow
 def test_a_phone_that_asks_for_authorization_is_searched_with_a_key_it_accepts(
     amc, start_adbd, scripted_tool, tmp_path, monkeypatch
 ):
