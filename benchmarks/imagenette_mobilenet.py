@@ -8,6 +8,8 @@ weights; all are fine-tuned alike, with the original as teacher, for the first s
 again goes on with the searches and the fine-tuned networks it finds. The run begins with searches and ends
 with measuring: both time networks, and want a quiet machine; fine-tuning in between does not. `--finetune
 NAME ...` does no more than that for some of the networks, so that processes can share the work.
+`--finetune original` and then, in another folder, `--original OUT/finetuned/original.keras` prune a network
+that was trained on the ten classes, as that of a user has been.
 """
 
 from __future__ import annotations
@@ -71,18 +73,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     folder = data_dir(given.data_dir)
     train, test = load_data(str(folder / "imagenette160"), _IMAGE_SIZE)
-    original = ten_class_mobilenet(folder, train.class_names or ())
+    original = (
+        keras.models.load_model(given.original, compile=False)
+        if given.original
+        else ten_class_mobilenet(folder, train.class_names or ())
+    )
     given.out.mkdir(parents=True, exist_ok=True)
     report: dict[str, Any] = {"command": sys.argv, "seeds": {}}
     before: dict[int, Mapping[str, Slim]] = {}
-    for seed in given.seeds:
+    for seed in seeds_to_search(given):
         before[seed], report["seeds"][seed] = searched(original, split_of(train, test, seed), seed, given)
     first = given.seeds[0]
     split = split_of(train, test, first)
     untouched = Slim(original, PruningPlan({}, {}))
     after = {
         name: tuned(network, original, split, given.out / "finetuned" / f"{name}.keras", given)
-        for name, network in {"original": untouched, **before[first]}.items()
+        for name, network in {"original": untouched, **before.get(first, {})}.items()
         if given.finetune is None or name in given.finetune
     }
     if given.finetune is not None:
@@ -94,6 +100,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         report["seeds"][seed]["networks"] = rows
         (given.out / "results.json").write_text(json.dumps(report, indent=1) + "\n")
     return 0
+
+
+def seeds_to_search(given: argparse.Namespace) -> Sequence[int]:
+    """Returns the seeds whose networks are asked for; the original needs no search."""
+    if given.finetune is None:
+        return given.seeds
+    return given.seeds[:1] if set(given.finetune) - {"original"} else []
 
 
 def split_of(train: ImageData, test: ImageData, seed: int) -> DataSplit:
@@ -142,7 +155,7 @@ def searched(
     """
     folder = given.out / "before" / f"seed{seed}"
     told = folder / "search.json"
-    asked = {"budget": given.budget, "episodes": given.episodes}
+    asked = {"original": given.original, "budget": given.budget, "episodes": given.episodes}
     if not told.exists():
         networks, row = search(model, split, seed, given)
         folder.mkdir(parents=True, exist_ok=True)
@@ -236,6 +249,9 @@ def measure(network: keras.Model, original: keras.Model, split: DataSplit) -> di
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--data-dir")
+    parser.add_argument(
+        "--original", metavar="FILE", help="a .keras file to prune, in place of the ImageNet weights"
+    )
     parser.add_argument("--budget", default="latency=0.5")
     parser.add_argument("--episodes", type=int, default=150)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])

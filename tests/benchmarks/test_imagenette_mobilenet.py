@@ -15,7 +15,7 @@ from tests.trained import make_classifier, make_split
 
 
 def test_networks_of_a_search_are_searched_for_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    given = argparse.Namespace(out=tmp_path, budget="latency=0.5", episodes=8)
+    given = argparse.Namespace(out=tmp_path, original=None, budget="latency=0.5", episodes=8)
     model, split = make_classifier(keras), make_split()
     seeds = []
 
@@ -41,3 +41,12 @@ def test_networks_of_a_search_are_searched_for_once(monkeypatch: pytest.MonkeyPa
     given.episodes = 9
     with pytest.raises(RunFolderError, match="another search"):
         imagenette_mobilenet.searched(model, split, 3, given)
+
+
+@pytest.mark.parametrize(
+    ("finetune", "seeds"),
+    [(None, [3, 4]), (["original"], []), (["original", "agent"], [3]), (["width 0.70"], [3])],
+)
+def test_only_what_is_asked_for_is_searched_for(finetune: list[str] | None, seeds: list[int]) -> None:
+    given = argparse.Namespace(seeds=[3, 4], finetune=finetune)
+    assert imagenette_mobilenet.seeds_to_search(given) == seeds
