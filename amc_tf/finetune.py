@@ -98,6 +98,9 @@ def finetune(  # noqa: PLR0913, each is a choice of the user
     others: a pruned backbone is another one than that whose weights were to stay. In the result they are
     frozen again.
 
+    With `freeze_batch_norm` no step depends on the statistics of its batch: a network that is already close
+    to its teacher stays so, where the noise of these statistics would take it away first.
+
     The network as it was given is kept only if it is better by more than five points: a pruned one has been
     chosen for being right on images such as `validation`, and its original has often been trained on them,
     so its accuracy there is flattered beside that of a network which has since been trained on others.
@@ -257,6 +260,8 @@ class _Distiller:
                 optimizer = keras_of(student).mixed_precision.LossScaleOptimizer(optimizer)
             optimizer.build(student.trainable_variables)  # not in the first step, which would be traced twice
             self._student = with_hints(student, hints)
+            if settings.freeze_batch_norm:
+                self._student = _as_it_infers(self._student)
             self._student.compile(optimizer=optimizer, loss=self._loss)
         self._replicas = (
             None if strategy is None else Replicas(strategy, self._student, batch_size=batches.size)
@@ -381,6 +386,21 @@ def _call(model: Any, images: np.ndarray) -> np.ndarray:
 
 def _one(outputs: Any) -> Any:
     return outputs[0] if isinstance(outputs, list) else outputs
+
+
+def _as_it_infers(model: Any) -> Any:
+    """Returns a view of a model that calls its layers as in inference, even while it is trained."""
+
+    # `model(inputs, training=False)` in a functional model would not do: Keras 3 overrides it in training.
+    class AsItInfers(keras_of(model).Model):  # type: ignore[misc]  # a base of either flavour
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = model
+
+        def call(self, inputs: Any, training: bool | None = None) -> Any:
+            return self.inner(inputs, training=False)
+
+    return AsItInfers()
 
 
 def _evaluate(model: Any, data: ImageData, input_range: str, batch_size: int) -> Accuracy:

@@ -209,6 +209,8 @@ class FinetuneSettings:
         distillation_weight: Part of the loss that is distillation from the original, in [0, 1]; 0 is off.
         distillation_temperature: Temperature that softens both networks' outputs.
         feature_weight: Weight of the squared error of hidden outputs, relative to the original's; 0 is off.
+        freeze_batch_norm: Whether the network is trained as it infers: batch normalization computes with its
+            moving statistics, which stay as they are, while its scale and offset are trained; Dropout is off.
         augment: One of `AUGMENTATIONS`; "auto" picks what suits the data.
         label_smoothing: Part of each label spread over all classes, in [0, 1).
         seed: Seed of shuffling and augmentation.
@@ -223,6 +225,7 @@ class FinetuneSettings:
     distillation_weight: float = 0.5  # ours
     distillation_temperature: float = 2.0  # ours
     feature_weight: float = 0.0
+    freeze_batch_norm: bool = False
     augment: str = "auto"
     label_smoothing: float = 0.0
     seed: int = 0
@@ -239,6 +242,7 @@ class FinetuneSettings:
             _check_number(self, name, at_least=0.0)
         _check_number(self, "distillation_weight", at_least=0.0, at_most=1.0)
         _check_number(self, "label_smoothing", at_least=0.0, below=1.0)
+        _check_bool(self, "freeze_batch_norm")
         _check_choice(self, "augment", AUGMENTATIONS)
 
     @property

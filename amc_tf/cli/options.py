@@ -258,6 +258,12 @@ def add_finetune(parser: argparse.ArgumentParser, *, prefix: str = "finetune-") 
         ],
         dest_prefix="finetune_",
     )
+    parser.add_argument(
+        "--freeze-batch-norm",
+        dest="finetune_freeze_batch_norm",
+        action="store_true",
+        help="fine-tune with the moving statistics of batch normalization, and without Dropout",
+    )
     rates = ", ".join(f"{rate:g} with {optimizer}" for optimizer, rate in LEARNING_RATES.items())
     parser.add_argument(
         f"--{prefix}learning-rate",

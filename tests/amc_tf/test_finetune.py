@@ -376,3 +376,34 @@ def test_a_model_that_lost_channels_needs_its_plan(teacher):
     with pytest.raises(ModelError, match="feature_weight needs the plan"):
         tune(slim, teacher=teacher, feature_weight=1.0)
     assert tune(slim, teacher=teacher, feature_weight=1.0, plan=plan, epochs=1).history[1].loss > 0.0
+
+
+@pytest.mark.parametrize("flavour", [keras, tf_keras])
+def test_frozen_batch_norm_keeps_its_statistics_and_learns_scale_and_offset(flavour):
+    model = toy_model(flavour=flavour)
+    tuned = tune(model, epochs=1, freeze_batch_norm=True).model
+    before, after = (network.get_layer("norm").get_weights() for network in (model, tuned))
+    changed = [not np.array_equal(old, new) for old, new in zip(before, after, strict=True)]
+    assert changed == [True, True, False, False]  # gamma, beta, moving mean, moving variance
+    assert not np.array_equal(
+        model.get_layer("conv").get_weights()[0], tuned.get_layer("conv").get_weights()[0]
+    )
+
+
+def test_dropout_is_off_where_batch_norm_is_frozen():
+    noisy, quiet = toy_model(dropout=0.5), toy_model()
+    quiet.get_layer("classes").set_weights(noisy.get_layer("classes").get_weights())
+    losses = {
+        tune(model, epochs=1, freeze_batch_norm=True, seed=4).history[1].loss for model in (noisy, quiet)
+    }
+    assert len(losses) == 1
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_statistics_of_batches_take_a_network_away_from_a_teacher_that_it_equals(teacher, frozen):
+    still = {"learning_rate": 1e-9, "weight_decay": 0.0, "distillation_weight": 0.0, "epochs": 1}
+    labels, features = (
+        tune(teacher, teacher=teacher, feature_weight=weight, freeze_batch_norm=frozen, **still).history[1]
+        for weight in (0.0, 1.0)
+    )
+    assert (features.loss - labels.loss < 1e-6) is frozen

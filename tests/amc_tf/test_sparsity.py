@@ -78,12 +78,12 @@ def test_without_training_the_wrappers_leave_the_network_with_the_plan_applied(m
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("feature_weight", [0.0, 1.0])
-def test_training_recovers_accuracy_and_what_is_zero_stays_zero(model, split, feature_weight):
+@pytest.mark.parametrize("changes", [{}, {"feature_weight": 1.0, "freeze_batch_norm": True}])
+def test_training_recovers_accuracy_and_what_is_zero_stays_zero(model, split, changes):
     plan = plan_of(model, 0.3)
     sparse = apply_plan(model, plan)
     zeros = sparse.get_layer("last").get_weights()[0] == 0
-    settings = dataclasses.replace(SETTINGS, feature_weight=feature_weight)
+    settings = dataclasses.replace(SETTINGS, **changes)
     result = finetune_sparse(
         sparse, plan, split.train, split.search, settings=settings, input_range=RANGE, teacher=model
     )

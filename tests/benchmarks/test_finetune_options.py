@@ -42,6 +42,11 @@ def test_an_option_replaces_one_setting(option: str, text: str, value: object) -
     assert changed == dataclasses.replace(USUAL, augment="flip", seed=5, **{option: value})
 
 
+def test_batch_normalization_is_frozen_on_request() -> None:
+    frozen = dataclasses.replace(USUAL, augment="flip", seed=5, freeze_batch_norm=True)
+    assert settings_of("--freeze-batch-norm") == frozen
+
+
 def test_a_value_outside_its_range_is_refused() -> None:
     with pytest.raises(SettingsError, match="distillation_weight"):
         settings_of("--distillation-weight", "1.5")

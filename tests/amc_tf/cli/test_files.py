@@ -100,7 +100,11 @@ def test_finetune_imitates_hidden_outputs_by_the_plan(amc, made):
         refused = amc(*words, *options)
         assert refused.code == 1 and told in refused.err
         assert not (made / "by.keras").exists()
-    assert amc(*words, *weight, *plan, "--teacher=tiny.keras").code == 0
+    assert amc(*words, *weight, *plan, "--teacher=tiny.keras", "--freeze-batch-norm").code == 0
+    before, after = (keras.models.load_model(made / name) for name in ("follower.keras", "by.keras"))
+    frozen, trained = before.non_trainable_variables, before.trainable_variables
+    assert frozen and all(map(np.array_equal, frozen, after.non_trainable_variables))
+    assert not all(map(np.array_equal, trained, after.trainable_variables))
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16", "dynamic", "int8"])
