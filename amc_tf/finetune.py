@@ -393,11 +393,14 @@ def _as_it_infers(model: Any) -> Any:
 
     # `model(inputs, training=False)` in a functional model would not do: Keras 3 overrides it in training.
     class AsItInfers(keras_of(model).Model):  # type: ignore[misc]  # a base of either flavour
+        """Holds the model as a layer."""
+
         def __init__(self) -> None:
             super().__init__()
             self.inner = model
 
         def call(self, inputs: Any, training: bool | None = None) -> Any:
+            """Computes the model's outputs; heeds no `training`."""
             return self.inner(inputs, training=False)
 
     return AsItInfers()
