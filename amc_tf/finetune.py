@@ -6,7 +6,7 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import ModuleType
@@ -60,9 +60,9 @@ class FinetuneResult:
     """A fine-tuned network and how it came about.
 
     Attributes:
-        model: A new model of the same Keras flavour with the best weights, not compiled.
+        model: A new model of the same Keras flavour with the weights of that epoch, not compiled.
         history: One record for each epoch, the first for the network as it was given.
-        best_epoch: The epoch whose weights were kept; 0 if training only harmed.
+        best_epoch: The epoch whose weights were kept, see `finetune`; 0 if training only harmed.
         best_top1: Its top-1 accuracy on the validation images, in [0, 1].
     """
 
@@ -101,7 +101,10 @@ def finetune(  # noqa: PLR0913, each is a choice of the user
     With `freeze_batch_norm` no step depends on the statistics of its batch: a network that is already close
     to its teacher stays so, where the noise of these statistics would take it away first.
 
-    The network as it was given is kept only if it is better by more than five points: a pruned one has been
+    The best epoch is the last whose top-1 is within one standard error of the highest (the rule of Breiman et
+    al., "Classification and Regression Trees", 1984, with the longest trained network for the simplest one):
+    what the images cannot tell apart is decided by the schedule, whose last epochs are its best. The network
+    as it was given is kept only if it is better by more than five points in addition: a pruned one has been
     chosen for being right on images such as `validation`, and its original has often been trained on them,
     so its accuracy there is flattered beside that of a network which has since been trained on others.
 
@@ -159,8 +162,7 @@ def finetune(  # noqa: PLR0913, each is a choice of the user
         score = _evaluate(evaluated, validation, input_range, settings.batch_size)
         record = EpochRecord(epoch, loss, score.top1, score.top5, time.perf_counter() - started)
         history.append(record)
-        head_start = _HEAD_START if best == 0 else 0.0
-        if record.top1 >= history[best].top1 - head_start:  # at equal accuracy the longer trained weights
+        if record.top1 >= _least_to_keep(history, len(validation)):
             best, best_weights = epoch, student.get_weights()
         _LOGGER.info("epoch %d: loss %s, top-1 %.4f", epoch, loss, score.top1)
         if on_epoch is not None:
@@ -170,6 +172,12 @@ def finetune(  # noqa: PLR0913, each is a choice of the user
     tuned = clone_with(model, lambda path, config: config)
     copy_weights(student, tuned)
     return FinetuneResult(tuned, tuple(history), best, history[best].top1)
+
+
+def _least_to_keep(history: Sequence[EpochRecord], num_images: int) -> float:
+    """Returns the top-1 that an epoch must have to be kept in place of those before it."""
+    highest = max(history[0].top1 - _HEAD_START, *(record.top1 for record in history[1:]), 0.0)
+    return highest - math.sqrt(highest * (1.0 - highest) / num_images)
 
 
 class _Batches:
