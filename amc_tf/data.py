@@ -25,7 +25,7 @@ from amc_tf.image_data import (
     split_off_fraction,
     to_input_range,
 )
-from amc_tf.image_folder import VALIDATION_FRACTION, check_memory, cover_resize, load_folder
+from amc_tf.image_folder import VALIDATION_FRACTION, check_memory, cover_resize, load_folder, load_images
 from amc_tf.keras_data import as_image_data, from_arrays
 from amc_tf.named_function import find_function, is_named_function
 
@@ -36,6 +36,7 @@ __all__ = [
     "as_image_data",
     "check_data_fits",
     "load_data",
+    "load_unlabelled",
     "same_classes",
     "split_data",
     "to_input_range",
@@ -158,14 +159,45 @@ def _resize(images: NDArray[np.uint8], image_size: tuple[int, int, int]) -> NDAr
     return np.stack([cover_resize(Image.fromarray(image), image_size) for image in images])
 
 
-def _load_npz(path: Path, seed: int) -> tuple[ImageData, ImageData]:
+def load_unlabelled(source: str, image_size: tuple[int, int, int]) -> NDArray:
+    """Loads images without labels, on which fine-tuning imitates the original.
+
+    Args:
+        source: A folder, of which all images are read, those of the folders below it too; or an .npz file
+            with an array `images`.
+        image_size: (height, width, channels) that the images of a folder are resized to.
+
+    Returns:
+        uint8 [N, height, width, channels]; what the file holds.
+
+    Raises:
+        DataError: The source does not exist, cannot be read, or holds no images.
+    """
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return load_images(path, image_size)
+    if path.suffix != ".npz":
+        raise DataError(
+            f"There are no images {source!r}: give a folder of images, or an .npz file with an array images."
+        )
+    arrays = _read_npz(path)
+    if "images" not in arrays:
+        raise DataError(f"{path} holds the arrays {', '.join(arrays) or '(none)'}, but images is needed.")
+    return arrays["images"]
+
+
+def _read_npz(path: Path) -> dict[str, NDArray]:
     if not path.is_file():
         raise DataError(f"There is no file {path}.")
     try:
         with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
+            return {name: archive[name] for name in archive.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(f"{path} cannot be read as an .npz file of plain arrays ({error}).") from error
+
+
+def _load_npz(path: Path, seed: int) -> tuple[ImageData, ImageData]:
+    arrays = _read_npz(path)
     for part in ("test", "val", "validation", "valid"):
         if {"x_train", "y_train", f"x_{part}", f"y_{part}"} <= arrays.keys():
             return same_classes(

@@ -14,6 +14,7 @@ from typing import Any
 
 import keras
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from amc_tf.augment import Augmentation, augmentation
 from amc_tf.clone import check_functional, clone_with, copy_weights, is_tf_keras, keras_of, uses_half
@@ -23,7 +24,7 @@ from amc_tf.errors import ModelError, SettingsError
 from amc_tf.evaluate import Accuracy, accuracy, compiled
 from amc_tf.fused_norm import with_fused_norm
 from amc_tf.hints import Hint, find_hints, kept_positions, position_weights, with_hints
-from amc_tf.image_data import ImageData, check_data_fits, to_input_range
+from amc_tf.image_data import ImageData, check_data_fits, check_unlabelled, to_input_range
 from amc_tf.keras_data import as_image_data
 from amc_tf.plan import PruningPlan
 from amc_tf.settings import FinetuneSettings
@@ -33,7 +34,7 @@ _MOMENTUM = 0.9
 _NUM_PROBES = 8
 _HEAD_START = 0.05  # by which the network as given has to be better, in top-1
 
-Batch = tuple[np.ndarray, np.ndarray]  # float32 [B, H, W, C] and float32 [B, C] one-hot labels
+Batch = tuple[np.ndarray, np.ndarray]  # float32 [B, H, W, C] and float32 [B, C]: one-hot labels, or zeros
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,7 @@ def finetune(  # noqa: PLR0913, each is a choice of the user
     input_range: str,
     teacher: keras.Model | None = None,
     plan: PruningPlan | None = None,
+    unlabelled: ArrayLike | None = None,
     on_epoch: Callable[[EpochRecord], None] | None = None,
     strategy: Any | None = None,
 ) -> FinetuneResult:
@@ -101,6 +103,9 @@ def finetune(  # noqa: PLR0913, each is a choice of the user
     With `freeze_batch_norm` no step depends on the statistics of its batch: a network that is already close
     to its teacher stays so, where the noise of these statistics would take it away first.
 
+    More images without labels are mixed among those to train on; there the loss is what imitates the teacher,
+    and the part of the labels is zero. They help where the images are too few to imitate it on.
+
     The best epoch is the last whose top-1 is within one standard error of the highest (the rule of Breiman et
     al., "Classification and Regression Trees", 1984, with the longest trained network for the simplest one):
     what the images cannot tell apart is decided by the schedule, whose last epochs are its best. The network
@@ -116,6 +121,8 @@ def finetune(  # noqa: PLR0913, each is a choice of the user
         input_range: One of `amc_tf.data.INPUT_RANGES`; how uint8 images are scaled.
         teacher: The original network; None trains on the labels alone, whatever the settings say.
         plan: The teacher's channels that the model has kept, None if all; read for `feature_weight` only.
+        unlabelled: Images without labels to imitate the teacher on, uint8 or float [N, H, W, C] like those of
+            `train`; None if there are none.
         on_epoch: Called after each epoch, and before the first, with its record.
         strategy: A `tf.distribute.Strategy` to train under, see `amc_tf.distribute`. Its replicas share out
             each batch, and each normalizes its part by itself. Every worker is given the same model, data and
@@ -130,16 +137,23 @@ def finetune(  # noqa: PLR0913, each is a choice of the user
             `feature_weight` also if it is not what the plan makes of the teacher.
         PlanError: If the plan is of another network than the teacher.
         SettingsError: If the loss becomes NaN or infinite; a smaller learning rate is named. If the batches
-            cannot be shared out.
+            cannot be shared out. If nothing is to be imitated on the unlabelled images.
     """
     train, validation = as_image_data(train), as_image_data(validation)
     _check(model, train, validation, teacher)
+    if unlabelled is not None:
+        check_imitates(settings, has_teacher=teacher is not None)
+        unlabelled = check_unlabelled(unlabelled, train)
     scope = contextlib.nullcontext() if strategy is None else strategy.scope()
     with scope:
         student = _copy(model) if is_tf_keras(model) else with_fused_norm(_copy(model))
     _unfreeze(student)
     batches = _Batches(
-        train, settings=settings, input_range=input_range, num_classes=int(model.output_shape[-1])
+        train,
+        unlabelled,
+        settings=settings,
+        input_range=input_range,
+        num_classes=int(model.output_shape[-1]),
     )
     is_taught = settings.distillation_weight > 0.0 or settings.feature_weight > 0.0
     hints: tuple[Hint, ...] = ()
@@ -174,6 +188,21 @@ def finetune(  # noqa: PLR0913, each is a choice of the user
     return FinetuneResult(tuned, tuple(history), best, history[best].top1)
 
 
+def check_imitates(settings: FinetuneSettings, *, has_teacher: bool = True) -> None:
+    """Checks that a network would learn from images without labels.
+
+    Raises:
+        SettingsError: If it imitates no teacher.
+    """
+    if not has_teacher:
+        raise SettingsError("Images without labels are there to imitate a teacher on: give one.")
+    if settings.distillation_weight == settings.feature_weight == 0.0:
+        raise SettingsError(
+            "Nothing is imitated on the images without labels: give a distillation_weight or a "
+            "feature_weight above 0."
+        )
+
+
 def _least_to_keep(history: Sequence[EpochRecord], num_images: int) -> float:
     """Returns the top-1 that an epoch must have to be kept in place of those before it."""
     highest = max(history[0].top1 - _HEAD_START, *(record.top1 for record in history[1:]), 0.0)
@@ -184,16 +213,24 @@ class _Batches:
     """Training batches: shuffled, augmented as raw pixels, scaled, one batch ahead of the training step."""
 
     def __init__(
-        self, data: ImageData, *, settings: FinetuneSettings, input_range: str, num_classes: int
+        self,
+        data: ImageData,
+        unlabelled: NDArray | None,
+        *,
+        settings: FinetuneSettings,
+        input_range: str,
+        num_classes: int,
     ) -> None:
         self._data = data
+        self._unlabelled = data.images[:0] if unlabelled is None else unlabelled
+        self._num_images = len(data) + len(self._unlabelled)
         self._input_range = input_range
         self._num_classes = num_classes
         self._seed = settings.seed
         self._smoothing = settings.label_smoothing
         self._augment: Augmentation | None = augmentation(settings.augment, data)
-        self.size = min(settings.batch_size, len(data))
-        self.num_steps = len(data) // self.size  # the rest, less than a batch, differs in each epoch
+        self.size = min(settings.batch_size, self._num_images)
+        self.num_steps = self._num_images // self.size  # the rest, less than a batch, differs in each epoch
         self.are_augmented = self._augment is not None
 
     def probes(self) -> np.ndarray:
@@ -201,9 +238,10 @@ class _Batches:
         return to_input_range(self._data.images[:_NUM_PROBES], self._input_range)
 
     def in_order(self) -> Iterator[np.ndarray]:
-        """Yields all images as they are, in their order."""
-        for start in range(0, len(self._data), self.size):
-            yield to_input_range(self._data.images[start : start + self.size], self._input_range)
+        """Yields all images as they are, in the order of their indices."""
+        for start in range(0, self._num_images, self.size):
+            indices = np.arange(start, min(start + self.size, self._num_images))
+            yield to_input_range(self._pixels(indices), self._input_range)
 
     def epoch(self, epoch: int) -> Iterator[tuple[np.ndarray, Batch]]:
         """Yields (indices int64 [B], batch) in an order that the seed and the epoch decide."""
@@ -215,17 +253,28 @@ class _Batches:
                 yield ready
 
     def _make(self, rng: np.random.Generator) -> Iterator[tuple[np.ndarray, Batch]]:
-        order = rng.permutation(len(self._data))
+        order = rng.permutation(self._num_images)
         for step in range(self.num_steps):
             indices = order[step * self.size : (step + 1) * self.size]
-            pixels = self._data.images[indices]
+            pixels = self._pixels(indices)
             if self._augment is not None:
                 pixels = self._augment(pixels, rng)
             yield indices, (to_input_range(pixels, self._input_range), self._one_hot(indices))
 
+    def _pixels(self, indices: np.ndarray) -> np.ndarray:
+        """Returns images as they are given; those without labels are numbered after the others."""
+        has_label = indices < len(self._data)
+        pixels = np.empty((len(indices), *self._data.image_size), self._data.images.dtype)
+        pixels[has_label] = self._data.images[indices[has_label]]
+        pixels[~has_label] = self._unlabelled[indices[~has_label] - len(self._data)]
+        return pixels
+
     def _one_hot(self, indices: np.ndarray) -> np.ndarray:
-        labels = np.full((len(indices), self._num_classes), self._smoothing / self._num_classes, np.float32)
-        labels[np.arange(len(indices)), self._data.labels[indices]] += 1.0 - self._smoothing
+        """Returns float32 [B, classes], zeros where there is no label."""
+        (labelled,) = np.nonzero(indices < len(self._data))
+        labels = np.zeros((len(indices), self._num_classes), np.float32)
+        labels[labelled] = self._smoothing / self._num_classes
+        labels[labelled, self._data.labels[indices[labelled]]] += 1.0 - self._smoothing
         return labels
 
 

@@ -1,4 +1,4 @@
-"""Labelled images in memory: the value, how it is checked, scaled for a model, and split."""
+"""Images in memory, with labels or without: the value, how it is checked, scaled for a model, and split."""
 
 from __future__ import annotations
 
@@ -85,19 +85,21 @@ class ImageData:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class DataSplit:
-    """The four parts of the data that a compression works with.
+    """The parts of the data that a compression works with.
 
     Attributes:
         train: What fine-tuning learns from; holds the calibration images, not the search images.
         calibration: Feature statistics, batch-norm statistics and int8 ranges come from these.
         search: Held out of train; the reward is the accuracy on these.
         test: The validation images, which no decision is made on; the reported accuracy is theirs.
+        unlabelled: More images like those of train, on which fine-tuning imitates the original, or None.
     """
 
     train: ImageData
     calibration: ImageData
     search: ImageData
     test: ImageData
+    unlabelled: NDArray | None = None
 
 
 def to_input_range(images: NDArray, input_range: str) -> NDArray[np.float32]:
@@ -203,7 +205,13 @@ def split_off_fraction(
 
 
 def split_data(
-    train: ImageData, validation: ImageData, *, num_calibration: int, num_search: int, seed: int
+    train: ImageData,
+    validation: ImageData,
+    *,
+    num_calibration: int,
+    num_search: int,
+    seed: int,
+    unlabelled: ArrayLike | None = None,
 ) -> DataSplit:
     """Splits training data into what is learned from and what the search is judged on.
 
@@ -216,14 +224,15 @@ def split_data(
         num_calibration: Images for feature statistics, at least 1.
         num_search: Images for the reward, at least 1.
         seed: Same seed, same split.
+        unlabelled: More images for fine-tuning, as `check_unlabelled` takes them, or None.
 
     Returns:
         The split; its parts say how many images they really have.
 
     Raises:
         SettingsError: A number of images is below 1.
-        DataError: There are fewer than two training images or classes among them, or train and validation do
-            not belong together.
+        DataError: There are fewer than two training images or classes among them, or train, validation and
+            unlabelled images do not belong together.
     """
     if num_calibration < 1 or num_search < 1:
         raise SettingsError(
@@ -253,6 +262,7 @@ def split_data(
         calibration=train.take(rest[:num_calibration]),
         search=train.take(search),
         test=validation,
+        unlabelled=None if unlabelled is None else check_unlabelled(unlabelled, train),
     )
 
 
@@ -269,6 +279,33 @@ def check_pair(train: ImageData, validation: ImageData) -> None:
             f"{validation.num_classes}, or they are named differently: both must have the same classes in "
             "the same order."
         )
+
+
+def check_unlabelled(images: ArrayLike, train: ImageData) -> NDArray:
+    """Checks images without labels that are to be trained on beside others.
+
+    Args:
+        images: uint8 or float [N, height, width, channels], like those of `ImageData`.
+        train: The others.
+
+    Returns:
+        The images, uint8 or float32.
+
+    Raises:
+        DataError: They are no images, or have another size than the others or another range of numbers.
+    """
+    checked = _checked_images(images)
+    if checked.shape[1:] != train.image_size:
+        raise DataError(
+            f"The training images are {format_size(train.image_size)}, but the unlabelled ones are "
+            f"{format_size(checked.shape[1:])}: both must have one size."
+        )
+    if checked.dtype != train.images.dtype:
+        raise DataError(
+            f"The training images are {train.images.dtype}, but the unlabelled ones are {checked.dtype}: "
+            "both must be uint8 pixels 0..255, or both floats in the model's input range."
+        )
+    return checked
 
 
 def check_data_fits(model_input_shape: Sequence[int | None], num_outputs: int, data: ImageData) -> None:

@@ -1,4 +1,4 @@
-"""Reading a folder of class folders into memory."""
+"""Reading a folder of images, or of class folders, into memory."""
 
 from __future__ import annotations
 
@@ -70,6 +70,25 @@ def _is_split(folder: Path) -> bool:
     if not train.is_dir() or any(path.is_dir() for path in train.iterdir()):
         return train.is_dir()
     return all(_PART.fullmatch(name) for name in _class_names(folder))
+
+
+def load_images(folder: Path, image_size: tuple[int, int, int]) -> NDArray[np.uint8]:
+    """Reads all images of a folder and of the folders below it; what these are called does not matter.
+
+    Args:
+        folder: The folder.
+        image_size: (height, width, channels), as of `read_images`.
+
+    Returns:
+        uint8 [N, height, width, channels], in the order of the files' paths.
+
+    Raises:
+        DataError: There are no images, or they cannot be read.
+    """
+    paths, _ = _find_images(folder)
+    if not paths:
+        raise DataError(f"{folder} holds no images ({', '.join(IMAGE_SUFFIXES)}).")
+    return read_images(paths, image_size)
 
 
 def read_images(paths: Sequence[Path], image_size: tuple[int, int, int]) -> NDArray[np.uint8]:
@@ -170,11 +189,10 @@ def _list_images(folder: Path, names: tuple[str, ...]) -> tuple[list[Path], NDAr
     paths: list[Path] = []
     counts = []
     for name in names:
-        found = sorted(path for path in (folder / name).rglob("*") if path.is_file() and path.name[0] != ".")
-        files = [path for path in found if path.suffix.lower() in IMAGE_SUFFIXES]
-        if found and not files:
+        files, others = _find_images(folder / name)
+        if others and not files:
             raise DataError(
-                f"Of {folder / name} no file can be read, such as {found[0].name}: images end in "
+                f"Of {folder / name} no file can be read, such as {others[0].name}: images end in "
                 f"{', '.join(IMAGE_SUFFIXES)}. Convert them, or remove the folder."
             )
         paths += files
@@ -182,6 +200,13 @@ def _list_images(folder: Path, names: tuple[str, ...]) -> tuple[list[Path], NDAr
     if not paths:
         raise DataError(f"The class folders of {folder} hold no images ({', '.join(IMAGE_SUFFIXES)}).")
     return paths, np.repeat(np.arange(len(names)), counts)
+
+
+def _find_images(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Returns the image files below a folder, and its other files, both in order."""
+    found = sorted(path for path in folder.rglob("*") if path.is_file() and path.name[0] != ".")
+    images = [path for path in found if path.suffix.lower() in IMAGE_SUFFIXES]
+    return images, [path for path in found if path.suffix.lower() not in IMAGE_SUFFIXES]
 
 
 def _load_part(folder: Path, names: tuple[str, ...], image_size: tuple[int, int, int]) -> ImageData:

@@ -9,7 +9,8 @@ again goes on with the searches and the fine-tuned networks it finds. The run be
 with measuring: both time networks, and want a quiet machine; fine-tuning in between does not. `--finetune
 NAME ...` does no more than that for some of the networks, so that processes can share the work.
 `--finetune original` and then, in another folder, `--original OUT/finetuned/original.keras` prune a network
-that was trained on the ten classes, as that of a user has been.
+that was trained on the ten classes, as that of a user has been. `--unlabelled FOLDER` imitates the original
+on the images of that folder too.
 """
 
 from __future__ import annotations
@@ -26,9 +27,10 @@ from pathlib import Path
 from typing import Any
 
 import keras
+from numpy.typing import NDArray
 
 from amc_tf.budget import Budget
-from amc_tf.data import DataSplit, ImageData, load_data, split_data, to_input_range
+from amc_tf.data import DataSplit, ImageData, load_data, load_unlabelled, split_data, to_input_range
 from amc_tf.device.convert import to_tflite
 from amc_tf.device.host_meter import HostMeter
 from amc_tf.errors import RunFolderError
@@ -73,6 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     folder = data_dir(given.data_dir)
     train, test = load_data(str(folder / "imagenette160"), _IMAGE_SIZE)
+    unlabelled = load_unlabelled(given.unlabelled, _IMAGE_SIZE) if given.unlabelled else None
     original = (
         keras.models.load_model(given.original, compile=False)
         if given.original
@@ -82,9 +85,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     report: dict[str, Any] = {"command": sys.argv, "seeds": {}}
     before: dict[int, Mapping[str, Slim]] = {}
     for seed in seeds_to_search(given):
-        before[seed], report["seeds"][seed] = searched(original, split_of(train, test, seed), seed, given)
+        before[seed], report["seeds"][seed] = searched(
+            original, split_of(train, test, seed, unlabelled), seed, given
+        )
     first = given.seeds[0]
-    split = split_of(train, test, first)
+    split = split_of(train, test, first, unlabelled)
     untouched = Slim(original, PruningPlan({}, {}))
     after = {
         name: tuned(network, original, split, given.out / "finetuned" / f"{name}.keras", given)
@@ -109,7 +114,7 @@ def seeds_to_search(given: argparse.Namespace) -> Sequence[int]:
     return given.seeds[:1] if set(given.finetune) - {"original"} else []
 
 
-def split_of(train: ImageData, test: ImageData, seed: int) -> DataSplit:
+def split_of(train: ImageData, test: ImageData, seed: int, unlabelled: NDArray | None = None) -> DataSplit:
     """Splits the images as the search with this seed has them."""
     settings = SearchSettings()
     return split_data(
@@ -118,6 +123,7 @@ def split_of(train: ImageData, test: ImageData, seed: int) -> DataSplit:
         num_calibration=settings.num_calibration_images,
         num_search=settings.num_search_images,
         seed=seed,
+        unlabelled=unlabelled,
     )
 
 
@@ -218,6 +224,7 @@ def tuned(
             input_range=INPUT_RANGE,
             teacher=original,
             plan=network.plan,
+            unlabelled=split.unlabelled,
             on_epoch=lambda record: _LOGGER.info("%s: %s", file.stem, record),
         )
         file.parent.mkdir(exist_ok=True)
@@ -256,6 +263,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--episodes", type=int, default=150)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     add_finetune_options(parser, FinetuneSettings(epochs=4))
+    parser.add_argument(
+        "--unlabelled", metavar="FOLDER", help="of images without labels, to fine-tune on too"
+    )
     parser.add_argument(
         "--finetune",
         nargs="+",

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from amc_tf.data import load_data
+from amc_tf.data import load_data, load_unlabelled
 from amc_tf.errors import DataError
 
 IMAGES = np.arange(20, dtype=np.uint8).reshape(10, 2, 1, 1)
@@ -174,3 +174,21 @@ def test_sources_that_do_not_exist_are_refused() -> None:
         load_data("no/such/folder")
     with pytest.raises(DataError, match="module of no_such_module:load cannot be imported"):
         load_data("no_such_module:load")
+
+
+def test_images_without_labels_come_from_a_folder_or_a_file(tmp_path: Path) -> None:
+    Image.new("RGB", (6, 6), (9, 9, 9)).save(tmp_path / "one.png")
+    np.savez(tmp_path / "some.npz", images=IMAGES)
+    assert load_unlabelled(str(tmp_path), (3, 3, 3)).tolist() == np.full((1, 3, 3, 3), 9).tolist()
+    assert np.array_equal(load_unlabelled(str(tmp_path / "some.npz"), (2, 1, 1)), IMAGES)
+
+
+def test_sources_without_images_are_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "other.npz", x=IMAGES)
+    for source, words in [
+        (tmp_path / "other.npz", "holds the arrays x, but images is needed"),
+        (tmp_path / "none.npz", "There is no file"),
+        (tmp_path / "none", "give a folder of images, or an .npz file with an array images"),
+    ]:
+        with pytest.raises(DataError, match=words):
+            load_unlabelled(str(source), (2, 1, 1))

@@ -420,3 +420,79 @@ def test_statistics_of_batches_take_a_network_away_from_a_teacher_that_it_equals
         for weight in (0.0, 1.0)
     )
     assert (features.loss - labels.loss < 1e-6) is frozen
+
+
+@pytest.mark.parametrize("flavour", [keras, tf_keras])
+@pytest.mark.parametrize("augment", ["none", "flip"])
+def test_images_without_labels_are_imitated_like_the_others(teacher, flavour, augment):
+    both = toy_data(96, seed=1)
+    ways = settings(epochs=2, distillation_weight=1.0, feature_weight=1.0, augment=augment)
+
+    def tuned(train, **options):
+        student = toy_model(flavour=flavour)
+        options |= {"settings": ways, "input_range": "-1..1", "teacher": teacher}
+        return finetune(student, train, toy_data(64, 2), **options).model
+
+    assert same_weights(
+        tuned(both.take(np.arange(40)), unlabelled=both.images[40:]),
+        tuned(both),  # whose labels do not count
+    )
+
+
+def test_where_there_is_no_label_none_is_learned(teacher):
+    still = settings(
+        epochs=1,
+        learning_rate=1e-9,
+        distillation_weight=0.0,
+        feature_weight=1.0,
+        freeze_batch_norm=True,
+        label_smoothing=0.3,
+    )
+
+    def loss(unlabelled):
+        return (
+            finetune(
+                teacher,
+                toy_data(48, seed=1),
+                toy_data(64, 2),
+                settings=still,
+                input_range="-1..1",
+                teacher=teacher,
+                unlabelled=unlabelled,
+            )
+            .history[1]
+            .loss
+        )
+
+    assert loss(toy_data(96, seed=3).images) == pytest.approx(loss(None) / 3, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("images", "changes", "error", "words"),
+    [
+        (toy_data(4, 3).images, {"distillation_weight": 0.0}, SettingsError, "Nothing is imitated"),
+        (np.zeros((4, 9, 8, 3), np.uint8), {}, DataError, "8x8x3, but the unlabelled ones are 9x8x3"),
+        (np.zeros((4, 8, 8, 3), np.float32), {}, DataError, "are uint8, but the unlabelled ones are float32"),
+        (np.zeros((8, 8, 3), np.uint8), {}, DataError, "must have 4 axes"),
+        (np.zeros((0, 8, 8, 3), np.uint8), {}, DataError, "There are no images"),
+    ],
+)
+def test_images_without_labels_of_which_nothing_is_learned_are_refused(
+    teacher, images, changes, error, words
+):
+    with pytest.raises(error, match=words):
+        finetune(
+            toy_model(),
+            toy_data(16, 1),
+            toy_data(16, 2),
+            settings=settings(**changes),
+            input_range="-1..1",
+            teacher=teacher,
+            unlabelled=images,
+        )
+
+
+def test_images_without_labels_need_a_teacher():
+    data = toy_data(16, 1)
+    with pytest.raises(SettingsError, match="imitate a teacher on: give one"):
+        finetune(toy_model(), data, data, settings=settings(), input_range="-1..1", unlabelled=data.images)

@@ -153,6 +153,15 @@ def test_split_holds_search_images_out_of_training_and_calibration() -> None:
     assert np.bincount(split.calibration.labels).tolist() == [2, 2]
 
 
+def test_split_holds_images_without_labels_that_are_like_the_others() -> None:
+    train, more = make_data((12, 8)), make_data((3, 1)).images
+    options = {"num_calibration": 4, "num_search": 6, "seed": 0}
+    assert split_data(train, train, **options).unlabelled is None
+    assert split_data(train, train, **options, unlabelled=more).unlabelled is more
+    with pytest.raises(DataError, match="2x3x1, but the unlabelled ones are 4x4x1: both must have one size"):
+        split_data(train, train, **options, unlabelled=make_data(size=(4, 4, 1)).images)
+
+
 def test_same_seed_gives_the_same_split_and_another_seed_another() -> None:
     train, validation = make_data((12, 8)), make_data((3, 3))
     searches = [

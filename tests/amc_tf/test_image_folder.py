@@ -6,7 +6,7 @@ from PIL import Image
 
 from amc_tf import image_folder
 from amc_tf.errors import DataError
-from amc_tf.image_folder import check_memory, cover_resize, load_folder, read_images
+from amc_tf.image_folder import check_memory, cover_resize, load_folder, load_images, read_images
 
 SIZE = (4, 4, 3)
 
@@ -143,3 +143,18 @@ def test_images_beyond_half_of_the_free_memory_are_refused_before_they_are_read(
 def test_a_system_that_does_not_tell_its_memory_is_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(image_folder, "free_memory_bytes", lambda: None)
     check_memory(10**15, "the images")
+
+
+def test_all_images_below_a_folder_are_read_whatever_their_folders_are_called(tmp_path: Path) -> None:
+    write_images(tmp_path / "train" / "cats", [(255, 0, 0)])
+    write_images(tmp_path / "more", [(0, 255, 0), (0, 0, 255)], suffix=".bmp")
+    (tmp_path / "notes.txt").write_text("none")
+    images = load_images(tmp_path, SIZE)
+    assert images.dtype == np.uint8
+    assert images[:, 0, 0].tolist() == [[0, 255, 0], [0, 0, 255], [255, 0, 0]]
+
+
+def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("none")
+    with pytest.raises(DataError, match=r"holds no images \(\.jpg, "):
+        load_images(tmp_path, SIZE)
