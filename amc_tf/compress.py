@@ -9,15 +9,18 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from numpy.typing import ArrayLike
+
 from amc_tf import summary_parts
 from amc_tf.budget import Budget
-from amc_tf.data import DataSplit, ImageData, as_image_data, same_classes, split_data
+from amc_tf.data import DataSplit, as_image_data, same_classes, split_data
 from amc_tf.device.latency import LatencyMeter
 from amc_tf.device.store import MeasurementStore
 from amc_tf.device.stored_meters import CachedMeter, RecordingMeter
 from amc_tf.device.table import LatencyTable
 from amc_tf.errors import MeasurementError, RunStoppedError
 from amc_tf.executor import MakeExecutor
+from amc_tf.finetune import check_imitates
 from amc_tf.graph import count_cost
 from amc_tf.hints import check_hints
 from amc_tf.keras_callbacks import check_callbacks
@@ -63,6 +66,7 @@ def compress(  # noqa: PLR0913, the façade: each argument is a choice of the us
     table: LatencyTable | None = None,
     settings: SearchSettings | None = None,
     finetuning: FinetuneSettings | None = None,
+    unlabelled: ArrayLike | None = None,
     finetune_uniform: bool = False,
     stages: int = 1,
     quantization: FinetuneSettings | None = None,
@@ -88,6 +92,8 @@ def compress(  # noqa: PLR0913, the façade: each argument is a choice of the us
             latency budget.
         settings: of the search; the paper's numbers by default.
         finetuning: of the fine-tuning after the search; `epochs=0` leaves it out.
+        unlabelled: more images, without labels, on which fine-tuning imitates the original: uint8 or float
+            [N, height, width, channels] like those of `train`.
         finetune_uniform: fine-tune the uniform control alike, to compare with; in one go, for as many epochs
             as all stages have.
         stages: how often to search and fine-tune in turn, each time within a smaller limit (of n stages the
@@ -123,8 +129,10 @@ def compress(  # noqa: PLR0913, the façade: each argument is a choice of the us
         check_quantizable(model)
     settings, finetuning = settings or SearchSettings(), finetuning or FinetuneSettings()
     check_hints(model, finetuning)
-    split = _split(train, validation, settings)
-    labels = {**_default_labels(model, budget, train=split.train, test=split.test), **(labels or {})}
+    if unlabelled is not None:
+        check_imitates(finetuning)
+    split = _split(train, validation, settings, unlabelled)
+    labels = {**_default_labels(model, budget, split), **(labels or {})}
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(RunFolder(out, resume=resume, overwrite=overwrite)) if out else None
         store = stack.enter_context(MeasurementStore(folder.measurements if folder else None))
@@ -145,19 +153,22 @@ def compress(  # noqa: PLR0913, the façade: each argument is a choice of the us
         return job.run(budget, num_stages=stages, finetune_uniform=finetune_uniform, labels=labels)
 
 
-def _split(train: Any, validation: Any, settings: SearchSettings) -> DataSplit:
+def _split(train: Any, validation: Any, settings: SearchSettings, unlabelled: ArrayLike | None) -> DataSplit:
     return split_data(
         *same_classes(as_image_data(train), as_image_data(validation)),
         num_calibration=settings.num_calibration_images,
         num_search=settings.num_search_images,
         seed=settings.seed,
+        unlabelled=unlabelled,
     )
 
 
-def _default_labels(model: Any, budget: Budget, *, train: ImageData, test: ImageData) -> dict[str, str]:
+def _default_labels(model: Any, budget: Budget, split: DataSplit) -> dict[str, str]:
     """Says where model and data came from when the caller does not."""
     call = f"amc_tf.compress(model, train, validation, budget=amc_tf.Budget({budget}), ...)"
-    data = f"{len(train)} training and {len(test)} validation images"
+    data = f"{len(split.train)} training and {len(split.test)} validation images"
+    if split.unlabelled is not None:
+        data += f", {len(split.unlabelled)} images without labels"
     return {"model": str(getattr(model, "name", "model")), "data": data, "command": call}
 
 

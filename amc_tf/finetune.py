@@ -191,9 +191,15 @@ def finetune(  # noqa: PLR0913, each is a choice of the user
 def check_imitates(settings: FinetuneSettings, *, has_teacher: bool = True) -> None:
     """Checks that a network would learn from images without labels.
 
+    Args:
+        settings: How it is trained.
+        has_teacher: Whether there is a network to imitate.
+
     Raises:
-        SettingsError: If it imitates no teacher.
+        SettingsError: If it is not trained, or imitates no teacher.
     """
+    if settings.epochs == 0:
+        raise SettingsError("Nothing is learned from the images without labels: give epochs of fine-tuning.")
     if not has_teacher:
         raise SettingsError("Images without labels are there to imitate a teacher on: give one.")
     if settings.distillation_weight == settings.feature_weight == 0.0:

@@ -10,6 +10,8 @@ import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from numpy.typing import ArrayLike
+
 from amc_tf import summary_parts
 from amc_tf.budget import Budget
 from amc_tf.clone import in_float32
@@ -19,7 +21,7 @@ from amc_tf.device.latency import LatencyMeter
 from amc_tf.device.store import MeasurementStore
 from amc_tf.device.stored_meters import CachedMeter, RecordingMeter
 from amc_tf.errors import MeasurementError, RunStoppedError
-from amc_tf.finetune import EpochRecord
+from amc_tf.finetune import EpochRecord, check_imitates
 from amc_tf.hints import check_hints
 from amc_tf.keras_callbacks import check_callbacks, listening
 from amc_tf.plan import PruningPlan
@@ -65,6 +67,7 @@ def sparsify(  # noqa: PLR0913, the façade: each argument is a choice of the us
     meter: LatencyMeter | None = None,
     settings: SearchSettings | None = None,
     finetuning: FinetuneSettings | None = None,
+    unlabelled: ArrayLike | None = None,
     finetune_uniform: bool = False,
     min_keep_ratio_dense: float = MIN_KEEP_RATIO_DENSE,
     input_range: str = "-1..1",
@@ -91,6 +94,7 @@ def sparsify(  # noqa: PLR0913, the façade: each argument is a choice of the us
         meter: times networks, for example `HostMeter()`; needed for a latency budget.
         settings: of the search; `min_keep_ratio` is that of convolutions (see `SparsitySession`).
         finetuning: of the fine-tuning after the search; `epochs=0` leaves it out.
+        unlabelled: more images, without labels, on which fine-tuning imitates the original, as of `compress`.
         finetune_uniform: fine-tune the uniform control alike, to compare with.
         min_keep_ratio_dense: smallest part of the weights of a Dense layer that is kept.
         input_range: how uint8 images are scaled for the model, one of `amc_tf.data.INPUT_RANGES`.
@@ -113,11 +117,14 @@ def sparsify(  # noqa: PLR0913, the façade: each argument is a choice of the us
     if finetuning.epochs:
         check_trainable(model)
     check_hints(model, finetuning)
+    if unlabelled is not None:
+        check_imitates(finetuning)
     split = split_data(
         *same_classes(as_image_data(train), as_image_data(validation)),
         num_calibration=settings.num_calibration_images,
         num_search=settings.num_search_images,
         seed=settings.seed,
+        unlabelled=unlabelled,
     )
     progress = progress or Progress()
     clock = Clock(progress)
@@ -240,6 +247,7 @@ class _Sparsification:
             settings=self._finetuning,
             input_range=self._input_range,
             teacher=self._model,
+            unlabelled=split.unlabelled,
             on_epoch=report,
         )
         return result.model

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from amc_tf.clone import functional_of, iterate_layers
 from amc_tf.errors import PlanError
@@ -28,6 +29,7 @@ def finetune_sparse(  # noqa: PLR0913, those of `finetune` and the plan
     settings: FinetuneSettings,
     input_range: str,
     teacher: Any | None = None,
+    unlabelled: ArrayLike | None = None,
     on_epoch: Callable[[EpochRecord], None] | None = None,
 ) -> FinetuneResult:
     """Trains the weights that a sparsity plan keeps, and returns the network with exact zeros elsewhere.
@@ -45,6 +47,7 @@ def finetune_sparse(  # noqa: PLR0913, those of `finetune` and the plan
         settings: how to train; `epochs=0` only sets weights to zero.
         input_range: one of `amc_tf.data.INPUT_RANGES`; how uint8 images are scaled.
         teacher: the original network; None trains on the labels alone.
+        unlabelled: images without labels to imitate the teacher on, as of `finetune`.
         on_epoch: called after each epoch, and before the first, with its record.
 
     Returns:
@@ -65,6 +68,7 @@ def finetune_sparse(  # noqa: PLR0913, those of `finetune` and the plan
             settings=settings,
             input_range=input_range,
             teacher=teacher,
+            unlabelled=unlabelled,
             on_epoch=on_epoch,
         )
         stripped = to_keras3(toolkit.strip_pruning(result.model))

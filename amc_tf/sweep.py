@@ -14,6 +14,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from amc_tf.budget import Budget
 from amc_tf.data import ImageData, as_image_data
@@ -112,7 +113,8 @@ def sweep(  # noqa: PLR0913, the façade: each argument is a choice of the user
         for trial in trials:
             claimed.enter_context(RunFolder(trial.folder, resume=resume, overwrite=overwrite))
     train, validation = as_image_data(train), as_image_data(validation)
-    _claim(Path(out) / _ORIGIN, _fingerprint(models.values(), train, validation), resume=resume)
+    origin = _fingerprint(models.values(), train, validation, unlabelled=options.get("unlabelled"))
+    _claim(Path(out) / _ORIGIN, origin, resume=resume)
     finished = {trial.name: _read_finished(trial, fingerprint) for trial in trials}
     pending = [trial for trial in trials if finished[trial.name] is None]
     ended = runner.run(pending, models, train, validation, progress or Progress())
@@ -140,7 +142,7 @@ def _choose_runner(runner: TrialRunner | None, options: dict[str, Any]) -> Trial
     return runner
 
 
-def _fingerprint(models: Iterable[Any], *data: ImageData) -> str:
+def _fingerprint(models: Iterable[Any], *data: ImageData, unlabelled: ArrayLike | None) -> str:
     """Returns a digest of the weights of models and of images and labels."""
     digest = hashlib.sha256()
     for array in itertools.chain.from_iterable(model.get_weights() for model in models):
@@ -148,6 +150,8 @@ def _fingerprint(models: Iterable[Any], *data: ImageData) -> str:
     for part in data:
         digest.update(np.ascontiguousarray(part.images).data)
         digest.update(part.labels.tobytes())
+    if unlabelled is not None:
+        digest.update(np.ascontiguousarray(unlabelled).data)
     return digest.hexdigest()
 
 

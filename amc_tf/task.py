@@ -100,6 +100,7 @@ class CompressionTask:
             input_range=self.input_range,
             teacher=self.model,
             plan=plan,
+            unlabelled=self.split.unlabelled,
             on_epoch=report,
         )
         if self.settings.int8_accuracy:
@@ -159,11 +160,14 @@ class CompressionTask:
         settings = flat_settings(self.settings, self.finetuning)
         for name in ("search checkpoint_every", "search max_dropped_in_a_row"):
             del settings[name]
-        images = (self.split.train, self.split.calibration, self.split.search)
+        labelled = (self.split.train, self.split.calibration, self.split.search)
+        images = [array for part in labelled for array in (part.images, part.labels)]
+        if self.split.unlabelled is not None:
+            images.append(self.split.unlabelled)
         return {
             **settings,
             "model": _digest(model),
-            "images": _digest(*(array for part in images for array in (part.images, part.labels))),
+            "images": _digest(*images),
             "input_range": self.input_range,
             "meter": self.meter and f"{self.meter.name} ({_digest(self.meter.fingerprint().encode())})",
         }

@@ -52,7 +52,8 @@ def run(args: argparse.Namespace) -> int:
             given |= {"budget": budget, "meter": meter, "table": table, "make_executor": make_executor}
             model = load_model(args.model)
             train, validation = options.load_images(model, args)
-            result = compress(model, train, validation, **given)
+            unlabelled = options.load_unlabelled(model, args)
+            result = compress(model, train, validation, unlabelled=unlabelled, **given)
     if args.json:
         console.print_json(result.summary)
         return 0

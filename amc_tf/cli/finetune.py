@@ -50,7 +50,12 @@ def run(args: argparse.Namespace) -> int:
         plan = PruningPlan.load(args.plan) if args.plan else None
         train, validation = options.load_images(model, args)
         split = split_data(
-            train, validation, num_calibration=1, num_search=options.SEARCH.num_search_images, seed=args.seed
+            train,
+            validation,
+            num_calibration=1,
+            num_search=options.SEARCH.num_search_images,
+            seed=args.seed,
+            unlabelled=options.load_unlabelled(model, args),
         )
         progress = console.make_progress(quiet=args.quiet)
         progress.stage("finetune")
@@ -62,6 +67,7 @@ def run(args: argparse.Namespace) -> int:
             input_range=args.input_range,
             teacher=teacher,
             plan=plan,
+            unlabelled=split.unlabelled,
             on_epoch=lambda record: progress.epoch(record.epoch, settings.epochs, record.top1),
             strategy=strategy,
         )
@@ -84,6 +90,8 @@ def _check_features(args: argparse.Namespace, settings: FinetuneSettings) -> Non
     """Refuses what nothing would heed."""
     if settings.feature_weight and not args.teacher:
         raise SettingsError("--feature-weight imitates a --teacher: give one.")
+    if args.unlabelled and not args.teacher:
+        raise SettingsError("On --unlabelled images a --teacher is imitated: give one.")
     if args.plan and not settings.feature_weight:
         raise SettingsError("--plan is read for --feature-weight alone: give that too, or neither.")
 

@@ -21,6 +21,8 @@ from amc_tf.settings import (
 )
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from amc_tf.budget import Budget
     from amc_tf.data import ImageData
     from amc_tf.executor import MakeExecutor
@@ -264,6 +266,11 @@ def add_finetune(parser: argparse.ArgumentParser, *, prefix: str = "finetune-") 
         action="store_true",
         help="fine-tune with the moving statistics of batch normalization, and without Dropout",
     )
+    parser.add_argument(
+        "--unlabelled",
+        metavar="IMAGES",
+        help="more images to imitate the original on, without labels: a folder, or an .npz file with images",
+    )
     rates = ", ".join(f"{rate:g} with {optimizer}" for optimizer, rate in LEARNING_RATES.items())
     parser.add_argument(
         f"--{prefix}learning-rate",
@@ -430,6 +437,20 @@ def load_images(model: Any, args: argparse.Namespace) -> tuple[ImageData, ImageD
     for data in (train, validation):
         check_data_fits(image_size, _num_outputs(model), data)
     return train, validation
+
+
+def load_unlabelled(model: Any, args: argparse.Namespace) -> NDArray[Any] | None:
+    """Loads the images without labels in the size that a model takes, None where none were given.
+
+    Raises:
+        DataError: They cannot be read.
+    """
+    if args.unlabelled is None:
+        return None
+    from amc_tf import data
+    from amc_tf.model_file import image_size_of
+
+    return data.load_unlabelled(args.unlabelled, image_size_of(model))
 
 
 def top1(model: Any, data: ImageData, args: argparse.Namespace) -> float:

@@ -41,6 +41,7 @@ def run(args: argparse.Namespace) -> int:
         with meters.open_meter(args) as (meter, _):
             model = load_model(args.model)
             train, validation = options.load_images(model, args)
+            unlabelled = options.load_unlabelled(model, args)
             result = sparsify(
                 model,
                 train,
@@ -49,6 +50,7 @@ def run(args: argparse.Namespace) -> int:
                 meter=meter,
                 settings=settings,
                 finetuning=finetuning,
+                unlabelled=unlabelled,
                 finetune_uniform=args.finetune_uniform,
                 min_keep_ratio_dense=args.min_keep_ratio_dense,
                 input_range=args.input_range,

@@ -85,8 +85,10 @@ def run(args: argparse.Namespace) -> int:
         with _who_runs_and_times(args) as runs_and_times:
             models = {name: load_model(source) for name, source in names.items()}
             train, validation = _images_of_all(models, args)
-            asked = {"budgets": budgets, "seeds": args.seeds, **given}
-            one = next(iter(models.values())) if len(models) == 1 else models
+            first = next(iter(models.values()))
+            unlabelled = options.load_unlabelled(first, args)
+            asked = {"budgets": budgets, "seeds": args.seeds, "unlabelled": unlabelled, **given}
+            one = first if len(models) == 1 else models
             result = sweep(one, train, validation, **runs_and_times, **asked)
     if args.json:
         console.print_json(result.to_json())

@@ -338,6 +338,16 @@ def test_a_validation_set_that_lacks_the_last_class_is_no_error(model):
 
 
 @pytest.mark.usefixtures("no_search")
+def test_images_without_labels_are_named_as_data_and_refused_where_nothing_is_trained(model, tmp_path):
+    more = make_data(30, 2).images
+    result = run(model, finetuning=ONE_EPOCH, unlabelled=more)
+    assert result.summary["data"].endswith(", 30 images without labels")
+    with pytest.raises(SettingsError, match="give epochs of fine-tuning"):
+        run(model, unlabelled=more, out=tmp_path / "x")
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.usefixtures("no_search")
 def test_accuracy_guaranteed_search_needs_no_bound(model):
     settings = dataclasses.replace(SETTINGS, reward="macs")
     result = run(model, budget=amc_tf.Budget(accuracy=0.8), settings=settings)

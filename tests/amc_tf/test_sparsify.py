@@ -121,6 +121,13 @@ def test_a_finished_run_resumes_to_the_same_plan(model, result, folder, tmp_path
 
 
 @pytest.mark.slow
+def test_images_without_labels_are_trained_on(model):
+    ways = ({}, {"unlabelled": make_data(60, 2).images})
+    found = [run(model, finetuning=FinetuneSettings(epochs=1), **way).model.get_weights() for way in ways]
+    assert not all(map(np.array_equal, *found))
+
+
+@pytest.mark.slow
 def test_networks_with_sparse_kernels_are_timed_beside_the_original(model):
     meter = ScriptedMeter()
     found = run(model, meter=meter)

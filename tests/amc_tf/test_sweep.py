@@ -191,6 +191,7 @@ def test_what_an_earlier_version_finished_is_not_run_again(made, tmp_path):
         ({"labels": {"model": "other"}}, "another model"),
         ({"model": model_of(2.0)}, "a sweep of another model or other data"),
         ({"train": data_of(1)}, "a sweep of another model or other data"),
+        ({"unlabelled": data_of(1).images}, "a sweep of another model or other data"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
 )

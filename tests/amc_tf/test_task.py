@@ -1,6 +1,9 @@
 """What all stages of a compression share."""
 
+import dataclasses
+
 import keras
+import numpy as np
 import pytest
 
 from amc_tf import task as task_module
@@ -18,10 +21,13 @@ def model():
     return make_classifier(keras)
 
 
-def make_task(model, **settings):
+MORE = np.zeros((5, 8, 8, 3), np.uint8)
+
+
+def make_task(model, *, unlabelled=None, **settings):
     return CompressionTask(
         model=model,
-        split=make_split(),
+        split=dataclasses.replace(make_split(), unlabelled=unlabelled),
         settings=SearchSettings(reward="macs", **settings),
         finetuning=FinetuneSettings(epochs=1),
         quantization=None,
@@ -44,7 +50,7 @@ def test_a_fine_tuned_network_has_the_accuracy_of_its_best_epoch(model, trained)
     assert make_task(model).finetune(model, PruningPlan({}, {})) == (model, 0.125)
 
 
-def test_it_is_trained_by_the_original_and_the_plan(model, monkeypatch):
+def test_it_is_trained_by_the_original_the_plan_and_images_without_labels(model, monkeypatch):
     plan, seen = PruningPlan({"first": (1,)}, {"first": 2}), {}
 
     def finetune(*given, **options):
@@ -52,8 +58,13 @@ def test_it_is_trained_by_the_original_and_the_plan(model, monkeypatch):
         return FinetuneResult(model, (), best_epoch=1, best_top1=0.5)
 
     monkeypatch.setattr(task_module, "finetune", finetune)
-    make_task(model).finetune(model, plan)
-    assert seen["teacher"] is model and seen["plan"] is plan
+    make_task(model, unlabelled=MORE).finetune(model, plan)
+    assert seen["teacher"] is model and seen["plan"] is plan and seen["unlabelled"] is MORE
+
+
+def test_a_stage_that_was_trained_on_other_images_without_labels_is_another(model):
+    tasks = (make_task(model, unlabelled=images) for images in (None, MORE, MORE + 1))
+    assert len({task.identity(b"")["images"] for task in tasks}) == 3
 
 
 def test_where_int8_counts_it_has_the_accuracy_that_the_next_search_starts_from(model, trained):

@@ -135,6 +135,7 @@ def test_impossible_budget_names_the_smallest_possible(amc, tmp_path):
         ("--episodes=0", "episodes is 0; give a whole number of at least 1"),
         ("--warmup-episodes=9", "warmup_episodes is 9 but there are only 4 episodes"),
         ("--finetune-epochs=-1", "epochs is -1"),
+        ("--unlabelled=nothing", "give a folder of images, or an .npz file with an array images"),
     ],
 )
 def test_a_wrong_value_is_told_what_would_be_right(amc, tmp_path, option, words):

@@ -5,12 +5,14 @@ import json
 import keras
 import numpy as np
 import pytest
+from PIL import Image
 
 from amc_tf.device.host_meter import HostMeter
 from amc_tf.errors import MeasurementError
 from amc_tf.graph import ChannelGraph, count_cost
 from amc_tf.model_file import load_model
 from amc_tf.plan import uniform_plan
+from tests.trained import make_data
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +97,7 @@ def test_finetune_imitates_hidden_outputs_by_the_plan(amc, made):
     for options, told in [
         (weight, "--feature-weight imitates a --teacher: give one."),
         ([*plan, "--teacher=tiny.keras"], "--plan is read for --feature-weight alone"),
+        (["--unlabelled=more.npz"], "On --unlabelled images a --teacher is imitated: give one."),
         ([*weight, "--teacher=tiny.keras"], "feature_weight needs the plan"),
     ]:
         refused = amc(*words, *options)
@@ -105,6 +108,19 @@ def test_finetune_imitates_hidden_outputs_by_the_plan(amc, made):
     frozen, trained = before.non_trainable_variables, before.trainable_variables
     assert frozen and all(map(np.array_equal, frozen, after.non_trainable_variables))
     assert not all(map(np.array_equal, trained, after.trainable_variables))
+
+
+def test_finetune_imitates_the_teacher_on_images_of_a_folder(amc, made):
+    (made / "more").mkdir()
+    for number, pixels in enumerate(make_data(40, 2).images):
+        Image.fromarray(pixels).save(made / "more" / f"{number}.png")
+    words = ["finetune", "tiny.keras", "--data=data.npz", "--epochs=1", "--teacher=tiny.keras"]
+    more = ["--unlabelled", made / "more"]
+    files = [made / "without.keras", made / "with.keras"]
+    for options, file in zip(([], more), files, strict=True):
+        assert amc(*words, *options, "--out", file).code == 0
+    without, with_more = (keras.models.load_model(file).get_weights() for file in files)
+    assert not all(map(np.array_equal, without, with_more))
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16", "dynamic", "int8"])

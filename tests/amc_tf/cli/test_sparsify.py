@@ -60,6 +60,7 @@ def test_json_prints_exactly_the_summary(amc, tmp_path):
         (["--meter=gpu"], "The GPU meter runs no sparse kernels: give --meter phone, host or none"),
         (["--meter=table:x.json"], "without sparse kernels: give --meter phone, host or none"),
         (["--min-keep-ratio=0"], "min_keep_ratio is 0"),
+        (["--unlabelled=none.npz"], "There is no file none.npz"),
     ],
 )
 def test_wrong_values_end_in_one_sentence(amc, tmp_path, words, sentence):
