@@ -61,7 +61,7 @@ class FinetuneResult:
     """A fine-tuned network and how it came about.
 
     Attributes:
-        model: A new model of the same Keras flavour with the weights of that epoch, not compiled.
+        model: A new model of the same Keras flavour with the weights of the best epoch, not compiled.
         history: One record for each epoch, the first for the network as it was given.
         best_epoch: The epoch whose weights were kept, see `finetune`; 0 if training only harmed.
         best_top1: Its top-1 accuracy on the validation images, in [0, 1].
