@@ -92,8 +92,9 @@ def compress(  # noqa: PLR0913, the façade: each argument is a choice of the us
             latency budget.
         settings: of the search; the paper's numbers by default.
         finetuning: of the fine-tuning after the search; `epochs=0` leaves it out.
-        unlabelled: more images, without labels, on which fine-tuning imitates the original: uint8 or float
-            [N, height, width, channels] like those of `train`.
+        unlabelled: more images, without labels, on which fine-tuning imitates the original, and
+            quantisation-aware training the slim network: uint8 or float [N, height, width, channels] like
+            those of `train`, and not among those of `validation`.
         finetune_uniform: fine-tune the uniform control alike, to compare with; in one go, for as many epochs
             as all stages have.
         stages: how often to search and fine-tune in turn, each time within a smaller limit (of n stages the
@@ -130,7 +131,7 @@ def compress(  # noqa: PLR0913, the façade: each argument is a choice of the us
     settings, finetuning = settings or SearchSettings(), finetuning or FinetuneSettings()
     check_hints(model, finetuning)
     if unlabelled is not None:
-        check_imitates(finetuning)
+        check_imitates(finetuning, *([quantization] if quantization else []))
     split = _split(train, validation, settings, unlabelled)
     labels = {**_default_labels(model, budget, split), **(labels or {})}
     with contextlib.ExitStack() as stack:
@@ -167,8 +168,6 @@ def _default_labels(model: Any, budget: Budget, split: DataSplit) -> dict[str, s
     """Says where model and data came from when the caller does not."""
     call = f"amc_tf.compress(model, train, validation, budget=amc_tf.Budget({budget}), ...)"
     data = f"{len(split.train)} training and {len(split.test)} validation images"
-    if split.unlabelled is not None:
-        data += f", {len(split.unlabelled)} images without labels"
     return {"model": str(getattr(model, "name", "model")), "data": data, "command": call}
 
 
@@ -250,6 +249,7 @@ class _Compression:
             "budget": limit_to_json(self._original.limit),
             "meter": None if self._meter is None else summary_parts.meter(self._meter),
             **summary_parts.images(task.split.test, task.input_range),
+            "num_unlabelled_images": task.split.num_unlabelled,
             "settings": task.settings_to_json(),
             "versions": summary_parts.versions(),
             "seconds": clock.seconds(),

@@ -168,13 +168,13 @@ def load_unlabelled(source: str, image_size: tuple[int, int, int]) -> NDArray:
         image_size: (height, width, channels) that the images of a folder are resized to.
 
     Returns:
-        uint8 [N, height, width, channels]; what the file holds.
+        uint8 [N, height, width, channels], or what the file holds.
 
     Raises:
         DataError: The source does not exist, cannot be read, or holds no images.
     """
     path = Path(source).expanduser()
-    if path.is_dir():
+    if source and path.is_dir():
         return load_images(path, image_size)
     if path.suffix != ".npz":
         raise DataError(

@@ -142,8 +142,8 @@ def finetune(  # noqa: PLR0913, each is a choice of the user
     train, validation = as_image_data(train), as_image_data(validation)
     _check(model, train, validation, teacher)
     if unlabelled is not None:
-        check_imitates(settings, has_teacher=teacher is not None)
-        unlabelled = check_unlabelled(unlabelled, train)
+        check_imitates(settings if teacher is not None else None)
+        unlabelled = check_unlabelled(unlabelled, train, unseen=[validation])
     scope = contextlib.nullcontext() if strategy is None else strategy.scope()
     with scope:
         student = _copy(model) if is_tf_keras(model) else with_fused_norm(_copy(model))
@@ -188,21 +188,21 @@ def finetune(  # noqa: PLR0913, each is a choice of the user
     return FinetuneResult(tuned, tuple(history), best, history[best].top1)
 
 
-def check_imitates(settings: FinetuneSettings, *, has_teacher: bool = True) -> None:
-    """Checks that a network would learn from images without labels.
+def check_imitates(*trainings: FinetuneSettings | None) -> None:
+    """Checks that networks would learn from images without labels.
 
     Args:
-        settings: How it is trained.
-        has_teacher: Whether there is a network to imitate.
+        trainings: How each is trained; None for one that has no teacher to imitate.
 
     Raises:
-        SettingsError: If it is not trained, or imitates no teacher.
+        SettingsError: If none is trained, or one that is imitates nothing.
     """
-    if settings.epochs == 0:
-        raise SettingsError("Nothing is learned from the images without labels: give epochs of fine-tuning.")
-    if not has_teacher:
+    if None in trainings:
         raise SettingsError("Images without labels are there to imitate a teacher on: give one.")
-    if settings.distillation_weight == settings.feature_weight == 0.0:
+    trained = [settings for settings in trainings if settings is not None and settings.epochs]
+    if not trained:
+        raise SettingsError("Nothing is learned from the images without labels: give epochs of fine-tuning.")
+    if any(settings.distillation_weight == settings.feature_weight == 0.0 for settings in trained):
         raise SettingsError(
             "Nothing is imitated on the images without labels: give a distillation_weight or a "
             "feature_weight above 0."

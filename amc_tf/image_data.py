@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import logging
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -100,6 +102,11 @@ class DataSplit:
     search: ImageData
     test: ImageData
     unlabelled: NDArray | None = None
+
+    @property
+    def num_unlabelled(self) -> int:
+        """Number of images without labels."""
+        return 0 if self.unlabelled is None else len(self.unlabelled)
 
 
 def to_input_range(images: NDArray, input_range: str) -> NDArray[np.float32]:
@@ -257,12 +264,15 @@ def split_data(
             min(num_calibration, len(rest)),
             len(train),
         )
+    held_out = train.take(search)
+    if unlabelled is not None:
+        unlabelled = check_unlabelled(unlabelled, train, unseen=[held_out, validation])
     return DataSplit(
         train=train.take(np.sort(rest)),
         calibration=train.take(rest[:num_calibration]),
-        search=train.take(search),
+        search=held_out,
         test=validation,
-        unlabelled=None if unlabelled is None else check_unlabelled(unlabelled, train),
+        unlabelled=unlabelled,
     )
 
 
@@ -281,20 +291,30 @@ def check_pair(train: ImageData, validation: ImageData) -> None:
         )
 
 
-def check_unlabelled(images: ArrayLike, train: ImageData) -> NDArray:
+def check_unlabelled(images: Any, train: ImageData, *, unseen: Sequence[ImageData] = ()) -> NDArray:
     """Checks images without labels that are to be trained on beside others.
 
     Args:
         images: uint8 or float [N, height, width, channels], like those of `ImageData`.
         train: The others.
+        unseen: What no network may have been trained on, because it is judged on it.
 
     Returns:
         The images, uint8 or float32.
 
     Raises:
-        DataError: They are no images, or have another size than the others or another range of numbers.
+        DataError: They are no images, are of another size or scale than the others, or among the unseen ones.
     """
-    checked = _checked_images(images)
+    try:
+        array = np.asarray(images)
+    except ValueError:  # arrays of several shapes
+        array = np.array(None)
+    if array.dtype.kind == "O":
+        raise DataError(
+            "Images without labels must be one array [number, height, width, channels], not a "
+            f"{type(images).__name__}."
+        )
+    checked = _checked_images(array)
     if checked.shape[1:] != train.image_size:
         raise DataError(
             f"The training images are {format_size(train.image_size)}, but the unlabelled ones are "
@@ -305,7 +325,31 @@ def check_unlabelled(images: ArrayLike, train: ImageData) -> NDArray:
             f"The training images are {train.images.dtype}, but the unlabelled ones are {checked.dtype}: "
             "both must be uint8 pixels 0..255, or both floats in the model's input range."
         )
+    _check_scale(checked, train.float_range)
+    known = {_digest(image) for data in unseen for image in data.images}
+    num_known = sum(_digest(image) in known for image in checked)
+    if num_known:
+        raise DataError(
+            f"Of the images without labels {num_known} are among those that networks are judged on, and one "
+            "that was trained on them would look better than it is: leave them out."
+        )
     return checked
+
+
+def _digest(image: NDArray) -> bytes:
+    return hashlib.sha256(np.ascontiguousarray(image).data).digest()
+
+
+def _check_scale(images: NDArray, float_range: tuple[float, float] | None) -> None:
+    """Raises DataError if float images are far outside the range of others."""
+    if float_range is None:
+        return
+    (lowest, highest), spread = float_range, float_range[1] - float_range[0]
+    if images.min() < lowest - spread or images.max() > highest + spread:
+        raise DataError(
+            f"The training images run from {lowest:g} to {highest:g}, but the unlabelled ones from "
+            f"{images.min():g} to {images.max():g}: scale both alike."
+        )
 
 
 def check_data_fits(model_input_shape: Sequence[int | None], num_outputs: int, data: ImageData) -> None:

@@ -204,7 +204,11 @@ def _list_images(folder: Path, names: tuple[str, ...]) -> tuple[list[Path], NDAr
 
 def _find_images(folder: Path) -> tuple[list[Path], list[Path]]:
     """Returns the image files below a folder, and its other files, both in order."""
-    found = sorted(path for path in folder.rglob("*") if path.is_file() and path.name[0] != ".")
+    found = sorted(
+        path
+        for path in folder.rglob("*")
+        if path.is_file() and not any(part[0] == "." for part in path.relative_to(folder).parts)
+    )
     images = [path for path in found if path.suffix.lower() in IMAGE_SUFFIXES]
     return images, [path for path in found if path.suffix.lower() not in IMAGE_SUFFIXES]
 

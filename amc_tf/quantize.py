@@ -23,6 +23,7 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from amc_tf.device.convert import TFLiteRunner, to_tflite
 from amc_tf.device.operators import read_operators
@@ -56,7 +57,7 @@ class QuantizedNetwork:
     tflite: bytes
 
 
-def quantize_aware(
+def quantize_aware(  # noqa: PLR0913, those of `finetune`
     model: Any,
     train: Any,
     validation: Any,
@@ -64,6 +65,7 @@ def quantize_aware(
     settings: FinetuneSettings,
     input_range: str,
     teacher: Any = None,
+    unlabelled: ArrayLike | None = None,
     on_epoch: Callable[[EpochRecord], None] | None = None,
 ) -> QuantizedNetwork:
     """Trains a copy of a network as an int8 network, and converts it.
@@ -75,6 +77,7 @@ def quantize_aware(
         settings: of the training; those of `quantization_settings` suit a trained network.
         input_range: one of `amc_tf.data.INPUT_RANGES`.
         teacher: the float network that is imitated, usually `model` itself; None trains on labels alone.
+        unlabelled: images without labels to imitate it on, as of `finetune`.
         on_epoch: called after each epoch, and before the first, with its record.
 
     Returns:
@@ -99,6 +102,7 @@ def quantize_aware(
             settings=settings,
             input_range=input_range,
             teacher=teacher,
+            unlabelled=unlabelled,
             on_epoch=on_epoch,
         )
     tflite = to_tflite(finetuned.model, precision="int8", quantization_aware=True)

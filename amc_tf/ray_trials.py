@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
+from numpy.typing import NDArray
+
 from amc_tf.cluster import check_has, connected, task_options
 from amc_tf.data import ImageData
 from amc_tf.device.latency import LatencyMeter
@@ -128,11 +130,13 @@ class RayTrials:
         put = self._ray.put
         contents = {name: put(model_to_bytes(model)) for name, model in models.items()}
         images = put(train), put(validation)
+        unlabelled = put(next((trial.options.get("unlabelled") for trial in trials), None))  # one for all
         waiting = {}
         for index, trial in enumerate(trials):
             phone = self._phones[index % len(self._phones)] if self._phones else None
-            moved = dataclasses.replace(trial, folder=trial.folder.resolve())
-            given = (moved, contents[trial.model], *images, self._open_meter, phone)
+            options = {**trial.options, "unlabelled": None}
+            moved = dataclasses.replace(trial, folder=trial.folder.resolve(), options=options)
+            given = (moved, contents[trial.model], *images, unlabelled, self._open_meter, phone)
             waiting[self._task(_run, phone).remote(*given)] = trial
         failed: list[Exception] = []
         while waiting:
@@ -182,6 +186,7 @@ def _run(
     model: bytes,
     train: ImageData,
     validation: ImageData,
+    unlabelled: NDArray | None,
     open_meter: OpenMeter | None,
     phone: str | None,
 ) -> Outcome:
@@ -195,6 +200,7 @@ def _run(
         pass
     loaded = model_from_bytes(model)
     if open_meter is None:
-        return run_trial(trial, loaded, train, validation)
+        return run_trial(trial, loaded, train, validation, unlabelled=unlabelled)
     with open_meter(phone) as (meter, table):
-        return run_trial(trial, loaded, train, validation, meter=meter, table=table)
+        options = {"unlabelled": unlabelled, "meter": meter, "table": table}
+        return run_trial(trial, loaded, train, validation, **options)

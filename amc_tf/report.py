@@ -104,7 +104,7 @@ def render(record: RunRecord) -> str:
         .get_template("report.html.jinja")
         .render(
             model=summary.get("model", "The network"),
-            data=summary.get("data"),
+            data=_data(summary),
             headline=headline(summary),
             tiles=_tiles(summary),
             columns=_columns(summary),
@@ -326,6 +326,11 @@ def _against_uniform(summary: Mapping[str, Any]) -> str:
                 f"the found plan {page.percent(found)} ({page.signed(100 * (found - uniform))} points)."
             )
     return ""
+
+
+def _data(summary: Mapping[str, Any]) -> str | None:
+    data, num_unlabelled = summary.get("data"), summary.get("num_unlabelled_images", 0)
+    return f"{data} and {num_unlabelled:,} images without labels" if data and num_unlabelled else data
 
 
 def _command(summary: Mapping[str, Any]) -> str:

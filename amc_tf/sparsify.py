@@ -220,6 +220,7 @@ class _Sparsification:
             "budget": limit_to_json(session.limit),
             "meter": None if meter is None else summary_parts.meter(meter),
             **summary_parts.images(session.split.test, self._input_range),
+            "num_unlabelled_images": session.split.num_unlabelled,
             "settings": {"search": session.settings.to_json(), "finetune": self._finetuning.to_json()},
             "versions": summary_parts.versions(),
             "seconds": clock.seconds(),

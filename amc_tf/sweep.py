@@ -14,13 +14,15 @@ from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import NDArray
 
 from amc_tf.budget import Budget
 from amc_tf.data import ImageData, as_image_data
 from amc_tf.errors import BudgetError, RunFolderError, SettingsError
+from amc_tf.finetune import check_imitates
 from amc_tf.front import FrontNetwork, collect_networks, front_axis
 from amc_tf.front_page import front_chart, render_front, standalone_svg
+from amc_tf.image_data import check_unlabelled
 from amc_tf.latency_facts import unit_of
 from amc_tf.progress import Progress
 from amc_tf.run_folder import RunFolder, write_atomically
@@ -103,6 +105,10 @@ def sweep(  # noqa: PLR0913, the façade: each argument is a choice of the user
     """
     options["labels"] = labels or {}
     runner = _choose_runner(runner, options)
+    train, validation = as_image_data(train), as_image_data(validation)
+    if (unlabelled := options.pop("unlabelled", None)) is not None:
+        check_imitates(*_trainings(options))
+        options["unlabelled"] = check_unlabelled(unlabelled, train, unseen=[validation])
     models = model if isinstance(model, Mapping) else {"": model}
     trials = make_trials(list(models), budgets, seeds, Path(out), options)
     fingerprint = runner.fingerprint()
@@ -112,7 +118,6 @@ def sweep(  # noqa: PLR0913, the façade: each argument is a choice of the user
     with contextlib.ExitStack() as claimed:  # an earlier run is refused before hours are spent on another
         for trial in trials:
             claimed.enter_context(RunFolder(trial.folder, resume=resume, overwrite=overwrite))
-    train, validation = as_image_data(train), as_image_data(validation)
     origin = _fingerprint(models.values(), train, validation, unlabelled=options.get("unlabelled"))
     _claim(Path(out) / _ORIGIN, origin, resume=resume)
     finished = {trial.name: _read_finished(trial, fingerprint) for trial in trials}
@@ -142,7 +147,13 @@ def _choose_runner(runner: TrialRunner | None, options: dict[str, Any]) -> Trial
     return runner
 
 
-def _fingerprint(models: Iterable[Any], *data: ImageData, unlabelled: ArrayLike | None) -> str:
+def _trainings(options: Mapping[str, Any]) -> list[FinetuneSettings]:
+    """Returns the settings of all trainings that follow a search."""
+    quantization = options.get("quantization")
+    return [options.get("finetuning") or FinetuneSettings(), *([quantization] if quantization else [])]
+
+
+def _fingerprint(models: Iterable[Any], *data: ImageData, unlabelled: NDArray | None) -> str:
     """Returns a digest of the weights of models and of images and labels."""
     digest = hashlib.sha256()
     for array in itertools.chain.from_iterable(model.get_weights() for model in models):
@@ -205,6 +216,7 @@ def _identity(summary: Mapping[str, Any]) -> dict[str, Any]:
         "quantisation setting": settings.get("quantization"),
         "number of stages": len(summary["stages"]),
         "choice of fine-tuning uniform": "uniform_finetuned" in summary,
+        "number of images without labels": summary.get("num_unlabelled_images", 0),
     }
     return dict(json.loads(json.dumps(identity)))
 
@@ -226,6 +238,7 @@ def _asked_for(options: Mapping[str, Any], fingerprint: str | None) -> dict[str,
         "quantisation setting": quantization.to_json() if quantization and quantization.epochs else None,
         "number of stages": options.get("stages", 1),
         "choice of fine-tuning uniform": options.get("finetune_uniform", False),
+        "number of images without labels": len(options.get("unlabelled", ())),
         **{name: _source(labels[name]) for name in ("model", "data") if name in labels},
     }
     return dict(json.loads(json.dumps(asked)))

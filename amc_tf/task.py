@@ -116,6 +116,7 @@ class CompressionTask:
             settings=settings,
             input_range=self.input_range,
             teacher=slim,
+            unlabelled=self.split.unlabelled,
             on_epoch=lambda record: self.progress.epoch(record.epoch, settings.epochs, record.top1),
         )
         return result.tflite

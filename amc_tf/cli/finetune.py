@@ -90,7 +90,7 @@ def _check_features(args: argparse.Namespace, settings: FinetuneSettings) -> Non
     """Refuses what nothing would heed."""
     if settings.feature_weight and not args.teacher:
         raise SettingsError("--feature-weight imitates a --teacher: give one.")
-    if args.unlabelled and not args.teacher:
+    if args.unlabelled is not None and not args.teacher:
         raise SettingsError("On --unlabelled images a --teacher is imitated: give one.")
     if args.plan and not settings.feature_weight:
         raise SettingsError("--plan is read for --feature-weight alone: give that too, or neither.")

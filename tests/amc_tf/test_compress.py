@@ -182,7 +182,7 @@ def test_networks_that_differ_in_weights_only_have_one_structure(summary):
 def test_summary_tells_how_it_came_about(summary):
     assert set(summary) == {
         *NETWORKS, "model", "data", "command", "plan_found_by", "stages", "channels", "verification",
-        "int8_written", "budget", "operators",
+        "int8_written", "budget", "operators", "num_unlabelled_images",
         "meter", "input_range", "image_dtype", "class_names", "settings", "versions", "seconds",
     }  # fmt: skip
     assert (summary["model"], summary["data"]) == ("tiny", "patterns")
@@ -338,10 +338,10 @@ def test_a_validation_set_that_lacks_the_last_class_is_no_error(model):
 
 
 @pytest.mark.usefixtures("no_search")
-def test_images_without_labels_are_named_as_data_and_refused_where_nothing_is_trained(model, tmp_path):
+def test_images_without_labels_are_counted_and_refused_where_nothing_is_trained(model, tmp_path):
     more = make_data(30, 2).images
     result = run(model, finetuning=ONE_EPOCH, unlabelled=more)
-    assert result.summary["data"].endswith(", 30 images without labels")
+    assert result.summary["num_unlabelled_images"] == 30
     with pytest.raises(SettingsError, match="give epochs of fine-tuning"):
         run(model, unlabelled=more, out=tmp_path / "x")
     assert not (tmp_path / "x").exists()

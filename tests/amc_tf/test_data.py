@@ -188,6 +188,7 @@ def test_sources_without_images_are_refused(tmp_path: Path) -> None:
     for source, words in [
         (tmp_path / "other.npz", "holds the arrays x, but images is needed"),
         (tmp_path / "none.npz", "There is no file"),
+        ("", "There are no images ''"),
         (tmp_path / "none", "give a folder of images, or an .npz file with an array images"),
     ]:
         with pytest.raises(DataError, match=words):

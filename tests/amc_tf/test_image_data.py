@@ -1,3 +1,5 @@
+import contextlib
+
 import numpy as np
 import pytest
 
@@ -8,6 +10,7 @@ from amc_tf.image_data import (
     INPUT_RANGES,
     ImageData,
     check_data_fits,
+    check_unlabelled,
     even_order,
     pixel_statistics,
     split_data,
@@ -154,12 +157,29 @@ def test_split_holds_search_images_out_of_training_and_calibration() -> None:
 
 
 def test_split_holds_images_without_labels_that_are_like_the_others() -> None:
-    train, more = make_data((12, 8)), make_data((3, 1)).images
+    train, more = make_data((12, 8)), make_data((3, 1)).images + 100
     options = {"num_calibration": 4, "num_search": 6, "seed": 0}
     assert split_data(train, train, **options).unlabelled is None
     assert split_data(train, train, **options, unlabelled=more).unlabelled is more
     with pytest.raises(DataError, match="2x3x1, but the unlabelled ones are 4x4x1: both must have one size"):
         split_data(train, train, **options, unlabelled=make_data(size=(4, 4, 1)).images)
+
+
+def test_images_without_labels_must_not_be_those_that_a_network_is_judged_on() -> None:
+    train, validation = make_data((12, 8)), ImageData(np.full((4, 2, 3, 1), 99), np.array([0, 1, 0, 1]), 2)
+    options = {"num_calibration": 4, "num_search": 6, "seed": 0}
+    for known in (split_data(train, validation, **options).search.images, validation.images[1:]):
+        more = np.concatenate([np.full((3, 2, 3, 1), 98, np.uint8), known])
+        with pytest.raises(DataError, match=f"Of the images without labels {len(known)} are among those"):
+            split_data(train, validation, **options, unlabelled=more)
+
+
+@pytest.mark.parametrize(("scale", "fits"), [(1.0, True), (2.0, True), (127.5, False)])
+def test_float_images_without_labels_must_be_scaled_like_the_others(scale: float, fits: bool) -> None:
+    train = ImageData(np.linspace(-1, 1, 60).reshape(10, 2, 3, 1), np.arange(10) % 2, 2)
+    more = np.full((1, 2, 3, 1), scale, np.float32)
+    with contextlib.nullcontext() if fits else pytest.raises(DataError, match="from -1 to 1, but the unla"):
+        check_unlabelled(more, train)
 
 
 def test_same_seed_gives_the_same_split_and_another_seed_another() -> None:

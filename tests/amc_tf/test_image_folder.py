@@ -148,6 +148,7 @@ def test_a_system_that_does_not_tell_its_memory_is_trusted(monkeypatch: pytest.M
 def test_all_images_below_a_folder_are_read_whatever_their_folders_are_called(tmp_path: Path) -> None:
     write_images(tmp_path / "train" / "cats", [(255, 0, 0)])
     write_images(tmp_path / "more", [(0, 255, 0), (0, 0, 255)], suffix=".bmp")
+    write_images(tmp_path / ".thumbnails", [(9, 9, 9)])
     (tmp_path / "notes.txt").write_text("none")
     images = load_images(tmp_path, SIZE)
     assert images.dtype == np.uint8

@@ -39,7 +39,7 @@ def settings(episodes):
 def run(out, episodes, budgets=BUDGETS, **options):
     data = make_data(240, 0), make_data(100, 1)
     given = {"settings": settings(episodes), "finetuning": FinetuneSettings(epochs=0), "budgets": budgets}
-    return sweep(make_classifier(keras), *data, out=out, **given, **options)
+    return sweep(make_classifier(keras), *data, out=out, **{**given, **options})
 
 
 def test_a_trial_whose_phone_hangs_on_a_node_without_room_for_it_is_refused(monkeypatch):
@@ -130,14 +130,16 @@ def test_each_of_two_phones_times_the_networks_of_one_trial_at_a_time(cluster, t
     budgets = [Budget(macs=ratio) for ratio in (0.8, 0.7, 0.6, 0.5)]
     given = {"open_meter": functools.partial(ray_meters.open_noted, tmp_path), "phones": ("A", "B")}
     with RayTrials(cluster.address, **given) as runner:
-        result = run(tmp_path / "sweep", 8, budgets, runner=runner)
+        more = {"unlabelled": make_data(30, 2).images, "finetuning": FinetuneSettings(epochs=1)}
+        result = run(tmp_path / "sweep", 8, budgets, runner=runner, **more)
+        assert all(summary["num_unlabelled_images"] == 30 for summary in result.summaries.values())
         assert all(network.latency_ms for network in result.networks)
         opened = [json.loads(line) for line in (tmp_path / "opened.jsonl").read_text().splitlines()]
         for serial in ("A", "B"):
             times = sorted(times for phone, *times in opened if phone == serial)
             assert len(times) == 3  # one to ask for the fingerprint, two trials
             assert all(ended <= begun for (_, ended), (begun, _) in itertools.pairwise(times))
-        again = run(tmp_path / "sweep", 8, budgets, runner=runner, resume=True)
+        again = run(tmp_path / "sweep", 8, budgets, runner=runner, resume=True, **more)
     assert again.networks == result.networks
     assert len((tmp_path / "opened.jsonl").read_text().splitlines()) == len(opened) + 2  # no trial
 

@@ -219,6 +219,13 @@ def test_a_whisker_far_beyond_all_bars_is_cut_and_said_to_be(tmp_path):
     assert "arrow" not in near.note and "l6 5l-6 5" not in near.wide
 
 
+def test_images_without_labels_are_data_too(tmp_path):
+    assert (
+        "demo on digits and 1,200 images without labels"
+        in report(tmp_path, {**make_summary(), "num_unlabelled_images": 1200}).text
+    )
+
+
 def test_a_number_its_unit_and_the_arrow_behind_them_stay_on_one_line():
     assert unbroken("215 k → 86.1 k, 0.7 ms") == "215\u00a0k\u00a0→ 86.1\u00a0k, 0.7\u00a0ms"
 

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from amc_tf.budget import Budget
-from amc_tf.errors import BudgetError, RunFolderError, SettingsError
+from amc_tf.errors import AmcError, BudgetError, RunFolderError, SettingsError
 from amc_tf.image_data import ImageData
 from amc_tf.progress import Progress
 from amc_tf.settings import FinetuneSettings, SearchSettings
@@ -54,6 +54,7 @@ def made(monkeypatch):
             "meter": None,
             "input_range": options.get("input_range", "-1..1"),
             "stages": [{}],
+            "num_unlabelled_images": len(options.get("unlabelled", ())),
             "settings": settings,
         }
         (out / "summary.json").write_text(json.dumps(value))
@@ -72,6 +73,7 @@ def data_of(label):
 
 
 MODEL, TRAIN, VALIDATION = model_of(1.0), data_of(0), data_of(1)
+MORE = np.ones((1, 2, 2, 3), np.uint8)
 
 
 def run(out, *budgets, model=MODEL, train=TRAIN, **options):
@@ -180,6 +182,35 @@ def test_what_an_earlier_version_finished_is_not_run_again(made, tmp_path):
     assert made == ["macs=0.5"]
 
 
+def test_a_sweep_with_images_without_labels_goes_on_with_them_only(made, tmp_path):
+    run(tmp_path, HALF, unlabelled=MORE)
+    run(tmp_path, HALF, resume=True, unlabelled=MORE)
+    assert made == ["macs=0.5"]
+    (tmp_path / "origin.sha256").unlink()
+    with pytest.raises(RunFolderError, match="another number of images without labels"):
+        run(tmp_path, HALF, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"unlabelled": MORE[0]}, "must have 4 axes"),
+        ({"unlabelled": VALIDATION.images}, "1 are among those that networks are judged on"),
+        ({"unlabelled": MORE, "finetuning": FinetuneSettings(epochs=0)}, "give epochs of fine-tuning"),
+        (
+            {"unlabelled": MORE, "quantization": FinetuneSettings(distillation_weight=0.0)},
+            "Nothing is imitated",
+        ),
+    ],
+)
+def test_images_without_labels_are_refused_before_an_earlier_sweep_is_deleted(made, tmp_path, options, words):
+    run(tmp_path, HALF)
+    with pytest.raises(AmcError, match=words):
+        run(tmp_path, HALF, overwrite=True, **options)
+    run(tmp_path, HALF, resume=True)
+    assert made == ["macs=0.5"]
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -191,7 +222,7 @@ def test_what_an_earlier_version_finished_is_not_run_again(made, tmp_path):
         ({"labels": {"model": "other"}}, "another model"),
         ({"model": model_of(2.0)}, "a sweep of another model or other data"),
         ({"train": data_of(1)}, "a sweep of another model or other data"),
-        ({"unlabelled": data_of(1).images}, "a sweep of another model or other data"),
+        ({"unlabelled": MORE}, "a sweep of another model or other data"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
 )

@@ -11,7 +11,8 @@ from amc_tf.budget import Budget
 from amc_tf.finetune import FinetuneResult
 from amc_tf.plan import PruningPlan
 from amc_tf.progress import Progress
-from amc_tf.settings import FinetuneSettings, SearchSettings
+from amc_tf.quantize import QuantizedNetwork
+from amc_tf.settings import FinetuneSettings, SearchSettings, quantization_settings
 from amc_tf.task import CompressionTask
 from tests.trained import RANGE, make_classifier, make_split
 
@@ -60,6 +61,16 @@ def test_it_is_trained_by_the_original_the_plan_and_images_without_labels(model,
     monkeypatch.setattr(task_module, "finetune", finetune)
     make_task(model, unlabelled=MORE).finetune(model, plan)
     assert seen["teacher"] is model and seen["plan"] is plan and seen["unlabelled"] is MORE
+
+
+def test_training_for_int8_imitates_the_slim_network_on_images_without_labels(model, monkeypatch):
+    def quantize_aware(*given, **options):
+        assert options["teacher"] is model and options["unlabelled"] is MORE
+        return QuantizedNetwork(FinetuneResult(model, (), best_epoch=1, best_top1=0.5), b"int8")
+
+    monkeypatch.setattr(task_module, "quantize_aware", quantize_aware)
+    task = make_task(model, unlabelled=MORE)
+    assert task.quantize(model, quantization_settings(1)) == b"int8"
 
 
 def test_a_stage_that_was_trained_on_other_images_without_labels_is_another(model):

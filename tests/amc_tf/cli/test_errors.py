@@ -144,6 +144,16 @@ def test_a_wrong_value_is_told_what_would_be_right(amc, tmp_path, option, words)
     assert not (tmp_path / "x").exists()
 
 
+@pytest.mark.parametrize("verb", ["compress", "sparsify", "sweep"])
+def test_images_without_labels_need_epochs(amc, tmp_path, verb):
+    np.savez(tmp_path / "more.npz", images=np.zeros((2, 8, 8, 3), np.uint8))
+    words = ["--data=data.npz", "--meter=none", "--finetune-epochs=0", "--unlabelled", tmp_path / "more.npz"]
+    budget = "--budgets=macs=0.5" if verb == "sweep" else "--budget=macs=0.5"
+    outcome = amc(verb, "tiny.keras", *words, budget, "--out", tmp_path / "x")
+    assert "Nothing is learned from the images without labels" in sentence(outcome)
+    assert not (tmp_path / "x").exists()
+
+
 def test_threads_below_one(amc, tmp_path):
     words = ["compress", "tiny.keras", *SEARCH, "--meter=host", "--threads=0", "--out", tmp_path / "x"]
     assert "--threads is 0: give 1 or more" in sentence(amc(*words))
