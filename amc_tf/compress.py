@@ -34,7 +34,7 @@ from amc_tf.run_folder import RunFolder, write_keras_model
 from amc_tf.session import starting_table
 from amc_tf.settings import FinetuneSettings, SearchSettings
 from amc_tf.stage_record import limit_to_json
-from amc_tf.stages import Original, build, check_num_stages, run_only_stage, run_stages, whole_settings
+from amc_tf.stages import Original, check_num_stages, run_only_stage, run_stages, whole_settings
 from amc_tf.task import CompressionTask
 
 
@@ -211,7 +211,7 @@ class _Compression:
         clock.begin("search" if num_stages == 1 else "uniform")
         self._original = Original.of(task.model, session)
         graph, uniform = session.graph, session.uniform()
-        uniform_model, uniform_plan = build(session, task.model, uniform)
+        uniform_model, uniform_plan = task.build(session, task.model, uniform)
         models = {"uniform": uniform_model}
         if num_stages == 1:
             found = run_only_stage(task, session, self._folder, clock)

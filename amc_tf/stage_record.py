@@ -1,22 +1,28 @@
-"""What a finished stage of a compression was, and how its folder keeps it to go on from."""
+"""What a finished stage of a run was, and how its folder keeps it to go on from."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
 
 from amc_tf.budget import Limit
 from amc_tf.cost import Cost
 from amc_tf.errors import RunFolderError
-from amc_tf.plan import PruningPlan
-from amc_tf.rebuild import rebuild
 from amc_tf.run_folder import STAGE_RECORD, RunFolder, write_keras_model
 from amc_tf.settings import FinetuneSettings, SearchSettings, flat_settings
 
 _MODEL, _PLAN = "model.keras", "plan.json"
+
+
+class Plan(Protocol):
+    """What a network keeps: channels or weights."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns JSON-compatible values."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +31,8 @@ class StageRecord:
 
     Attributes:
         limit: what it allowed, of the original's cost.
-        found_by: "agent" or "uniform"; None where the network was within the limit already, and stayed.
+        found_by: "agent", or the control that was better; None where the network was within the limit
+            already, and stayed.
         search_top1: top-1 on the search images before its fine-tuning, in [0, 1].
         finetuned_top1: the same after it.
         cost: exact cost of the network.
@@ -64,9 +71,14 @@ class StageRecord:
             found_by=value["plan_found_by"],
             search_top1=float(value["search_top1"]),
             finetuned_top1=float(value["finetuned_top1"]),
-            cost=Cost(int(value["macs"]), int(value["params"])),
+            cost=_cost_from_json(value),
             latency_ratio=value["latency_ratio"],
         )
+
+
+def _cost_from_json(value: Mapping[str, Any]) -> Cost:
+    dense = Cost(int(value["macs"]), int(value["params"]))
+    return dataclasses.replace(dense, mask_bytes=int(value["bytes"]) - dense.size_bytes)
 
 
 def limit_to_json(limit: Limit) -> dict[str, Any]:
@@ -80,7 +92,7 @@ def limit_to_json(limit: Limit) -> dict[str, Any]:
 
 
 def save_stage(
-    folder: RunFolder, record: StageRecord, *, model: Any, plan: PruningPlan, identity: Mapping[str, Any]
+    folder: RunFolder, record: StageRecord, *, model: Any, plan: Plan, identity: Mapping[str, Any]
 ) -> None:
     """Writes a finished stage; the record comes last, so that it marks a whole one.
 
@@ -88,7 +100,7 @@ def save_stage(
         folder: of the stage.
         record: what it did.
         model: its fine-tuned network.
-        plan: the kept channels, as indices of the original's.
+        plan: what the original has kept.
         identity: what a run must agree with to go on from here.
 
     Raises:
@@ -100,18 +112,22 @@ def save_stage(
 
 
 def load_stage(
-    folder: RunFolder, original: Any, limit: Limit, *, identity: Mapping[str, Any]
-) -> tuple[StageRecord, Any, PruningPlan] | None:
+    folder: RunFolder,
+    limit: Limit,
+    *,
+    restore: Callable[[Path, Path], tuple[Any, Plan]],
+    identity: Mapping[str, Any],
+) -> tuple[StageRecord, Any, Plan] | None:
     """Reads a finished stage back, None if it has not finished.
 
     Args:
         folder: of the stage.
-        original: the Keras model that the run compresses.
         limit: of the stage.
+        restore: reads a network and its plan from their files.
         identity: of the run that goes on.
 
     Returns:
-        What the stage did, its network, and the kept channels as indices of the original's.
+        What the stage did, its network, and what of the original that has kept.
 
     Raises:
         RunFolderError: if a file is damaged, or the stage is one of another compression.
@@ -125,9 +141,7 @@ def load_stage(
         _check_identity(
             folder, {**saved, "limit": value["budget"]}, {**identity, "limit": limit_to_json(limit)}
         )
-        plan = PruningPlan.load(folder.path / _PLAN)
-        model = rebuild(original, plan)
-        model.load_weights(folder.path / _MODEL)
+        model, plan = restore(folder.path / _MODEL, folder.path / _PLAN)
     except RunFolderError:
         raise
     # Keras raises whatever HDF5 or the zip file raise, besides what damaged JSON does.

@@ -10,24 +10,66 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-from typing import Any
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
 
 from amc_tf.budget import Budget, Limit
 from amc_tf.cost import Cost
 from amc_tf.errors import BudgetError, RunFolderError, SettingsError
 from amc_tf.finalists import Choice
 from amc_tf.keras_callbacks import listening
-from amc_tf.plan import PruningPlan, compose
-from amc_tf.progress import Clock
-from amc_tf.rebuild import rebuild
+from amc_tf.progress import Clock, Progress
 from amc_tf.run_folder import RunFolder
 from amc_tf.score import Score
 from amc_tf.session import PruningSession
 from amc_tf.settings import SearchSettings
 from amc_tf.stage_record import StageRecord, load_stage, save_stage
-from amc_tf.task import CompressionTask
 
 MAX_STAGES = 20
+
+
+class StageTask(Protocol):
+    """What stages ask of the job that they are of: `CompressionTask` or `SparsityTask`."""
+
+    @property
+    def model(self) -> Any:
+        """The original."""
+
+    @property
+    def settings(self) -> SearchSettings:
+        """Settings of each search."""
+
+    @property
+    def progress(self) -> Progress:
+        """Who is told of episodes and epochs."""
+
+    @property
+    def callbacks(self) -> tuple[Any, ...]:
+        """Keras callbacks that are told of the episodes of each search."""
+
+    def session(self, model: Any, budget: Budget) -> PruningSession:
+        """Prepares the search of a network: the original, or one that an earlier stage has made of it."""
+
+    def build(self, session: Any, model: Any, score: Score) -> tuple[Any, Any]:
+        """Builds the network of a score, recovered without training, and its plan."""
+
+    def compose(self, before: Any, step: Any) -> Any:
+        """Returns what is left of the original, of what was before and what a stage kept."""
+
+    def restore(self, model: Path, plan: Path) -> tuple[Any, Any]:
+        """Reads the network of a finished stage, and its plan."""
+
+    def latency_ratio(
+        self, slim: Any, original_ms: float | None, *, input_shape: tuple[int, ...]
+    ) -> float | None:
+        """Times a network beside the original, where the next stage starts from what it takes."""
+
+    def finetune(self, slim: Any, plan: Any) -> tuple[Any, float | None]:
+        """Trains a network; returns it with its top-1, or as it was and None."""
+
+    def identity(self, model: bytes) -> Mapping[str, Any]:
+        """Returns what a finished stage must agree with to be gone on from."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,19 +115,20 @@ class Found:
     Attributes:
         pruned: the slim network of the last stage before its fine-tuning.
         model: the same after it.
-        plan: the kept channels, as indices of the original's.
+        plan: what is left of the original; None before the first stage.
         records: what each stage did.
     """
 
     pruned: Any
     model: Any
-    plan: PruningPlan
+    plan: Any
     records: tuple[StageRecord, ...]
 
     @property
     def found_by(self) -> str:
-        """Returns "agent" if the agent found the plan of any stage, else "uniform"."""
-        return "agent" if any(record.found_by == "agent" for record in self.records) else "uniform"
+        """Returns "agent" if the agent found the plan of any stage, else the control that was taken last."""
+        found = [record.found_by for record in self.records if record.found_by]
+        return "agent" if "agent" in found else found[-1]
 
 
 def stage_limit(limit: Limit, number: int, num_stages: int) -> Limit:
@@ -146,9 +189,7 @@ def whole_settings(settings: SearchSettings, num_stages: int) -> SearchSettings:
     return dataclasses.replace(settings, min_keep_ratio=settings.min_keep_ratio**num_stages)
 
 
-def run_only_stage(
-    task: CompressionTask, session: PruningSession, folder: RunFolder | None, clock: Clock
-) -> Found:
+def run_only_stage(task: StageTask, session: PruningSession, folder: RunFolder | None, clock: Clock) -> Found:
     """Runs a compression of one stage.
 
     Args:
@@ -169,7 +210,7 @@ def run_only_stage(
         )
     choice = _search(task, session, folder)
     score = choice.best
-    pruned, plan = build(session, task.model, score)
+    pruned, plan = task.build(session, task.model, score)
     clock.begin("finetune")
     model, top1 = task.finetune(pruned, plan)
     record = StageRecord(
@@ -179,7 +220,7 @@ def run_only_stage(
 
 
 def run_stages(
-    task: CompressionTask, original: Original, *, num_stages: int, folder: RunFolder | None, clock: Clock
+    task: StageTask, original: Original, *, num_stages: int, folder: RunFolder | None, clock: Clock
 ) -> Found:
     """Runs the stages of a compression one after the other.
 
@@ -204,7 +245,7 @@ def run_stages(
     if folder is not None:
         _check_folder(folder, num_stages)
     stages = _Stages(task, original, num_stages, clock)
-    found = Found(original.model, original.model, PruningPlan({}, {}), ())
+    found = Found(original.model, original.model, None, ())
     for number in range(1, num_stages + 1):
         with folder.stage(number) if folder else contextlib.nullcontext() as stage_folder:
             found = stages.run(number, found, stage_folder)
@@ -214,7 +255,7 @@ def run_stages(
 class _Stages:
     """The stages of one compression: `run` runs one, or takes it from its folder."""
 
-    def __init__(self, task: CompressionTask, original: Original, num_stages: int, clock: Clock) -> None:
+    def __init__(self, task: StageTask, original: Original, num_stages: int, clock: Clock) -> None:
         self._task = task
         self._original = original
         self._num_stages = num_stages
@@ -229,7 +270,7 @@ class _Stages:
         """Returns what the stages up to one that has finished earlier ended in, None if it has not."""
         if folder is None:
             return None
-        loaded = load_stage(folder, self._original.model, limit, identity=self._identity)
+        loaded = load_stage(folder, limit, restore=self._task.restore, identity=self._identity)
         if loaded is None:
             return None
         record, model, plan = loaded
@@ -259,8 +300,8 @@ class _Stages:
         self._begin(number, "search")
         choice = _search(self._task, session, folder)
         score = choice.best
-        pruned, step = build(session, before.model, score)
-        plan = compose(before.plan, step)
+        pruned, step = self._task.build(session, before.model, score)
+        plan = self._task.compose(before.plan, step)
         self._begin(number, "finetune")
         model, top1 = self._task.finetune(pruned, plan)
         record = StageRecord(
@@ -275,17 +316,10 @@ class _Stages:
 
     def _latency_ratio(self, model: Any) -> float | None:
         """Times a network beside the original, where a limit of latency asks for it."""
-        meter, baseline_ms = self._task.meter, self._original.latency_ms
-        if self._original.limit.kind != "latency" or meter is None or baseline_ms is None:
+        original = self._original
+        if original.limit.kind != "latency":
             return None
-        tflite, reference = (
-            self._task.convert(
-                network, self._task.settings.latency_precision, input_shape=self._original.input_shape
-            )
-            for network in (model, self._original.model)
-        )
-        latency = meter.with_reference(reference).measure(tflite)
-        return latency.median_ms / baseline_ms if latency.ratio is None else latency.ratio
+        return self._task.latency_ratio(model, original.latency_ms, input_shape=original.input_shape)
 
     def _begin(self, number: int, step: str) -> None:
         self._clock.begin(f"stage {number}/{self._num_stages}: {step}")
@@ -302,17 +336,11 @@ def _unchanged(limit: Limit, before: Found) -> Found:
     return Found(before.model, before.model, before.plan, (*before.records, record))
 
 
-def _search(task: CompressionTask, session: PruningSession, folder: RunFolder | None) -> Choice:
+def _search(task: StageTask, session: PruningSession, folder: RunFolder | None) -> Choice:
     uniform = session.uniform()
     with listening(task.callbacks, task.progress, task.settings.episodes) as tell:
         result = session.search(folder, tell)
     return session.choose(uniform, result)
-
-
-def build(session: PruningSession, model: Any, score: Score) -> tuple[Any, PruningPlan]:
-    """Builds the slim network of a score, recovered as well as can be without training, and its plan."""
-    plan = session.builder.plan(score.widths)
-    return rebuild(model, plan, session.recover(score.widths)), plan
 
 
 def _check_folder(folder: RunFolder, num_stages: int) -> None:

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,9 +20,11 @@ from amc_tf.device.table import LatencyTable
 from amc_tf.evaluate import accuracy
 from amc_tf.executor import MakeExecutor
 from amc_tf.finetune import EpochRecord, finetune
-from amc_tf.plan import PruningPlan
+from amc_tf.plan import PruningPlan, compose
 from amc_tf.progress import Progress
 from amc_tf.quantize import quantize_aware
+from amc_tf.rebuild import rebuild
+from amc_tf.score import Score
 from amc_tf.session import NUM_INT8_CANDIDATE_IMAGES, PruningSession
 from amc_tf.settings import FinetuneSettings, SearchSettings, flat_settings
 
@@ -72,6 +75,56 @@ class CompressionTask:
             table=self.table,
             make_executor=self.make_executor,
         )
+
+    def build(self, session: PruningSession, model: Any, score: Score) -> tuple[Any, PruningPlan]:
+        """Builds the slim network of a score, recovered as well as can be without training.
+
+        Args:
+            session: that scored it.
+            model: what the session is about.
+            score: of the network.
+
+        Returns:
+            The network, and the channels of the model that it has kept.
+        """
+        plan = session.builder.plan(score.widths)
+        return rebuild(model, plan, session.recover(score.widths)), plan
+
+    def compose(self, before: PruningPlan | None, step: PruningPlan) -> PruningPlan:
+        """Returns what is left of the original, of what was before a stage and what that kept of it."""
+        return step if before is None else compose(before, step)
+
+    def restore(self, model: Path, plan: Path) -> tuple[Any, PruningPlan]:
+        """Reads the network of a finished stage, and its plan."""
+        kept = PruningPlan.load(plan)
+        slim = rebuild(self.model, kept)
+        slim.load_weights(model)
+        return slim, kept
+
+    def latency_ratio(
+        self, slim: Any, original_ms: float | None, *, input_shape: tuple[int, ...]
+    ) -> float | None:
+        """Times a slim network beside the original.
+
+        Args:
+            slim: the network.
+            original_ms: latency of the original; None without a meter.
+            input_shape: (height, width, channels) of the images.
+
+        Returns:
+            Its latency / the original's; None without a meter.
+
+        Raises:
+            MeasurementError: if it cannot be timed.
+        """
+        if self.meter is None or original_ms is None:
+            return None
+        precision = self.settings.latency_precision
+        tflite, reference = (
+            self.convert(model, precision, input_shape=input_shape) for model in (slim, self.model)
+        )
+        latency = self.meter.with_reference(reference).measure(tflite)
+        return latency.median_ms / original_ms if latency.ratio is None else latency.ratio
 
     def finetune(self, slim: Any, plan: PruningPlan, *, times: int = 1) -> tuple[Any, float | None]:
         """Trains a slim network with distillation from the original.
