@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 from collections.abc import Mapping
 from typing import Any
+
+import numpy as np
 
 from amc_tf import controls
 from amc_tf.budget import Bounds, Budget
@@ -144,8 +147,13 @@ class SparsitySession(PruningSession):
         )
 
     def _allowed(self) -> tuple[tuple[int, ...], ...]:
-        return self.groups.allowed(
+        allowed = self.groups.allowed(
             min_keep_ratio=self.settings.min_keep_ratio, min_keep_ratio_dense=self._min_keep_ratio_dense
+        )
+        kernels = [self.network.weights[layer.path]["kernel"] for layer in self.groups.groups]
+        return tuple(
+            counts[: bisect.bisect_left(counts, np.count_nonzero(kernel)) + 1]  # more would keep zeros
+            for counts, kernel in zip(allowed, kernels, strict=True)
         )
 
     def _identity(self) -> Mapping[str, Any]:

@@ -21,21 +21,19 @@ from amc_tf.device.latency import LatencyMeter
 from amc_tf.device.store import MeasurementStore
 from amc_tf.device.stored_meters import CachedMeter, RecordingMeter
 from amc_tf.errors import MeasurementError, RunStoppedError
-from amc_tf.finetune import EpochRecord, check_imitates
+from amc_tf.finetune import check_imitates
 from amc_tf.hints import check_hints
-from amc_tf.keras_callbacks import check_callbacks, listening
-from amc_tf.plan import PruningPlan
+from amc_tf.keras_callbacks import check_callbacks
 from amc_tf.progress import Clock, Progress
-from amc_tf.rebuild import rebuild
 from amc_tf.report import make_report
 from amc_tf.results import ResultMeasurer
 from amc_tf.run_folder import RunFolder, write_keras_model
-from amc_tf.score import Score
 from amc_tf.settings import MIN_KEEP_RATIO_DENSE, FinetuneSettings, SearchSettings
-from amc_tf.sparse_session import SparsitySession
-from amc_tf.sparsity import check_trainable, finetune_sparse
+from amc_tf.sparse_task import SparsityTask
+from amc_tf.sparsity import check_trainable
 from amc_tf.sparsity_plan import SparsityPlan
 from amc_tf.stage_record import limit_to_json
+from amc_tf.stages import Original, check_num_stages, run_only_stage, run_stages
 from amc_tf.twin import to_keras3
 
 _DEFLATE_LEVEL = 9
@@ -69,6 +67,7 @@ def sparsify(  # noqa: PLR0913, the façade: each argument is a choice of the us
     finetuning: FinetuneSettings | None = None,
     unlabelled: ArrayLike | None = None,
     finetune_uniform: bool = False,
+    stages: int = 1,
     min_keep_ratio_dense: float = MIN_KEEP_RATIO_DENSE,
     input_range: str = "-1..1",
     out: str | os.PathLike[str] | None = None,
@@ -95,7 +94,11 @@ def sparsify(  # noqa: PLR0913, the façade: each argument is a choice of the us
         settings: of the search; `min_keep_ratio` is that of convolutions (see `SparsitySession`).
         finetuning: of the fine-tuning after the search; `epochs=0` leaves it out.
         unlabelled: more images, without labels, on which fine-tuning imitates the original, as of `compress`.
-        finetune_uniform: fine-tune the uniform control alike, to compare with.
+        finetune_uniform: fine-tune the uniform control alike, to compare with; in one go, for as many epochs
+            as all stages have.
+        stages: how often to search and fine-tune in turn, each time within a smaller limit, as of `compress`;
+            which weights are small is told anew by those that fine-tuning has made. The smallest parts that
+            are kept are those of the original's weights, in each stage.
         min_keep_ratio_dense: smallest part of the weights of a Dense layer that is kept.
         input_range: how uint8 images are scaled for the model, one of `amc_tf.data.INPUT_RANGES`.
         out: run folder to fill; None writes nothing.
@@ -112,6 +115,7 @@ def sparsify(  # noqa: PLR0913, the façade: each argument is a choice of the us
         AmcError: one of its subclasses, with a sentence for the user; see `amc_tf.errors`.
     """
     settings, finetuning = settings or SearchSettings(), finetuning or FinetuneSettings()
+    check_num_stages(stages)
     check_callbacks(callbacks)
     model = in_float32(to_keras3(model))  # so that plan and sparse network name the layers alike
     if finetuning.epochs:
@@ -126,32 +130,22 @@ def sparsify(  # noqa: PLR0913, the façade: each argument is a choice of the us
         seed=settings.seed,
         unlabelled=unlabelled,
     )
-    progress = progress or Progress()
-    clock = Clock(progress)
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(RunFolder(out, resume=resume, overwrite=overwrite)) if out else None
         store = stack.enter_context(MeasurementStore(folder.measurements if folder else None))
-        clock.begin("calibrate")
-        session = SparsitySession(
+        task = SparsityTask(
             model,
             split,
-            budget=budget,
             settings=settings,
+            finetuning=finetuning,
             input_range=input_range,
             meter=CachedMeter(meter, store) if meter else None,
             min_keep_ratio_dense=min_keep_ratio_dense,
+            progress=progress or Progress(),
+            callbacks=tuple(callbacks),
         )
-        job = _Sparsification(
-            model,
-            session,
-            finetuning,
-            input_range=input_range,
-            clock=clock,
-            progress=progress,
-            callbacks=callbacks,
-        )
-        recording = RecordingMeter(meter, store) if meter else None
-        result = job.run(recording, folder, finetune_uniform=finetune_uniform)
+        job = _Sparsification(task, RecordingMeter(meter, store) if meter else None, folder)
+        result = job.run(budget, num_stages=stages, finetune_uniform=finetune_uniform)
         named = {"model": str(getattr(model, "name", "model")), **(labels or {})}
         summary = {**named, **result.summary}
         if folder is not None:
@@ -163,142 +157,98 @@ def sparsify(  # noqa: PLR0913, the façade: each argument is a choice of the us
 class _Sparsification:
     """The steps of fine-grained pruning in their order; `run` reads like the list of them."""
 
-    def __init__(
-        self,
-        model: Any,
-        session: SparsitySession,
-        finetuning: FinetuneSettings,
-        *,
-        input_range: str,
-        clock: Clock,
-        progress: Progress,
-        callbacks: Sequence[Any],
-    ) -> None:
-        self._model = model
-        self._session = session
-        self._finetuning = finetuning
-        self._input_range = input_range
-        self._clock = clock
-        self._progress = progress
-        self._callbacks = callbacks
+    def __init__(self, task: SparsityTask, meter: LatencyMeter | None, folder: RunFolder | None) -> None:
+        """Takes what is to be done, what times the results, and the folder."""
+        self._task = task
+        self._meter = meter
+        self._folder = folder
+        self._clock = Clock(task.progress)
+        self._measurer = ResultMeasurer(task.split.test, input_range=task.input_range, meter=meter)
 
-    def run(
-        self, meter: LatencyMeter | None, folder: RunFolder | None, *, finetune_uniform: bool
-    ) -> SparsityResult:
-        """Runs all steps; `meter` times the results."""
-        session, clock = self._session, self._clock
-        clock.begin("search")
-        scores = {"uniform": session.uniform(), "threshold": session.global_threshold()}
-        with listening(self._callbacks, self._progress, session.settings.episodes) as tell:
-            found = session.search(folder, tell)
-        choice = session.choose(scores["uniform"], found)
-        scores["pruned"] = choice.best
-        models = {name: self._build(score) for name, score in scores.items()}
-        clock.begin("finetune")
-        final = models["finetuned"] = self._finetune(models["pruned"], scores["pruned"])
-        scores["finetuned"] = scores["pruned"]
+    def run(self, budget: Budget, *, num_stages: int, finetune_uniform: bool) -> SparsityResult:
+        """Runs all steps."""
+        task, clock = self._task, self._clock
+        clock.begin("calibrate")
+        session = task.session(task.model, budget)
+        clock.begin("search" if num_stages == 1 else "controls")
+        self._groups, self._original = session.groups, Original.of(task.model, session)
+        controls = {"uniform": session.uniform(), "threshold": session.global_threshold()}
+        networks = {name: task.build(session, task.model, score) for name, score in controls.items()}
+        if num_stages == 1:
+            found = run_only_stage(task, session, self._folder, clock)
+        else:
+            del session  # with all that it has gathered of the original
+            found = run_stages(task, self._original, num_stages=num_stages, folder=self._folder, clock=clock)
+        networks |= {"pruned": (found.pruned, found.plan), "finetuned": (found.model, found.plan)}
         if finetune_uniform:
-            models["uniform_finetuned"] = self._finetune(models["uniform"], scores["uniform"])
-            scores["uniform_finetuned"] = scores["uniform"]
+            model, plan = networks["uniform"]
+            # As many epochs as all the stages had.
+            networks["uniform_finetuned"] = (task.finetune(model, plan, times=num_stages)[0], plan)
         clock.begin("convert")
-        tflite, plan = self._convert(final), session.plan(scores["finetuned"])
-        measurer = ResultMeasurer(session.split.test, input_range=self._input_range, meter=meter)
-        verification = measurer.verify(final, tflite, precision="float32")
-        if folder is not None:
-            write_keras_model(final, folder.path / "model.keras")
-            folder.write_bytes("model_float32.tflite", tflite)
-            folder.write_json("plan.json", plan.to_json())
+        tflite = self._convert(found.model)
+        verification = self._measurer.verify(found.model, tflite, precision="float32")
+        if self._folder is not None:
+            write_keras_model(found.model, self._folder.path / "model.keras")
+            self._folder.write_bytes("model_float32.tflite", tflite)
+            self._folder.write_json("plan.json", found.plan.to_json())
         clock.begin("measure")
-        rows = self._measure_or_stop(measurer, models, scores, folder)
+        rows = self._measure_or_stop(networks)
         clock.begin("report")
         summary = {
             "pruning": "weights",
             **rows,
-            "plan_found_by": choice.found_by,
-            "layers": self._layers(scores),
+            "plan_found_by": found.found_by,
+            "stages": [record.to_json() for record in found.records],
+            "layers": self._layers({name: plan for name, (_, plan) in networks.items()}),
             "verification": {"float32": verification},
-            "budget": limit_to_json(session.limit),
-            "meter": None if meter is None else summary_parts.meter(meter),
-            **summary_parts.images(session.split.test, self._input_range),
-            "num_unlabelled_images": session.split.num_unlabelled,
-            "settings": {"search": session.settings.to_json(), "finetune": self._finetuning.to_json()},
+            "budget": limit_to_json(self._original.limit),
+            "meter": None if self._meter is None else summary_parts.meter(self._meter),
+            **summary_parts.images(task.split.test, task.input_range),
+            "num_unlabelled_images": task.split.num_unlabelled,
+            "settings": {"search": task.settings.to_json(), "finetune": task.finetuning.to_json()},
             "versions": summary_parts.versions(),
             "seconds": clock.seconds(),
         }
-        return SparsityResult(final, plan, tflite, summary)
+        return SparsityResult(found.model, found.plan, tflite, summary)
 
-    def _build(self, score: Score) -> Any:
-        """Returns the sparse network as a Keras 3 model, with the recovered statistics."""
-        weights = self._session.recover(score.widths)
-        return to_keras3(rebuild(self._model, PruningPlan({}, {}), weights))  # every channel stays
-
-    def _finetune(self, sparse: Any, score: Score) -> Any:
-        total, split = self._finetuning.epochs, self._session.split
-        if total == 0:
-            return sparse
-
-        def report(record: EpochRecord) -> None:
-            self._progress.epoch(record.epoch, total, record.top1)
-
-        result = finetune_sparse(
-            sparse,
-            self._session.plan(score),
-            split.train,
-            split.search,
-            settings=self._finetuning,
-            input_range=self._input_range,
-            teacher=self._model,
-            unlabelled=split.unlabelled,
-            on_epoch=report,
-        )
-        return result.model
-
-    def _measure_or_stop(
-        self,
-        measurer: ResultMeasurer,
-        models: Mapping[str, Any],
-        scores: Mapping[str, Score],
-        folder: RunFolder | None,
-    ) -> dict[str, dict[str, Any]]:
+    def _measure_or_stop(self, networks: Mapping[str, tuple[Any, SparsityPlan]]) -> dict[str, dict[str, Any]]:
         """Measures the networks; those of a phone that has gone by now are written already."""
         try:
-            return self._measure(measurer, models, scores)
+            return self._measure(networks)
         except MeasurementError as error:
-            if folder is None:
+            if self._folder is None:
                 raise
             raise RunStoppedError(
-                f"The finished networks are in {folder.path}, but could not be timed: {error}"
+                f"The finished networks are in {self._folder.path}, but could not be timed: {error}"
             ) from error
 
-    def _measure(
-        self, measurer: ResultMeasurer, models: Mapping[str, Any], scores: Mapping[str, Score]
-    ) -> dict[str, dict[str, Any]]:
+    def _measure(self, networks: Mapping[str, tuple[Any, SparsityPlan]]) -> dict[str, dict[str, Any]]:
         """Measures the original and the sparse networks, the final one stored densely too."""
-        original, count = self._session.tflite, self._session.groups.count
-        networks = {"baseline": (self._model, original, count())}
-        for name, model in models.items():
-            networks[name] = (model, self._convert(model), count(scores[name].widths))
-        final, _, cost = networks["finetuned"]
-        networks["finetuned_dense"] = (final, self._convert(final, sparse=False), cost)
-        rows = {}
-        measure = functools.cache(measurer.measure_model)  # without epochs two names are one network
-        for name, (model, tflite, cost) in networks.items():
-            result = measure(model, tflite, cost=cost, reference=original)
+        original, groups = self._original, self._groups
+        rows = {"baseline": (original.model, original.tflite, original.cost)}
+        for name, (model, plan) in networks.items():
+            rows[name] = (model, self._convert(model), groups.count(plan.widths(groups)))
+        final, _, cost = rows["finetuned"]
+        rows["finetuned_dense"] = (final, self._convert(final, sparse=False), cost)
+        measure = functools.cache(self._measurer.measure_model)  # without epochs two names are one network
+        measured = {}
+        for name, (model, tflite, cost) in rows.items():
+            result = measure(model, tflite, cost=cost, reference=original.tflite)
             sizes = {"bytes": cost.size_bytes, "deflated_bytes": len(zlib.compress(tflite, _DEFLATE_LEVEL))}
-            rows[name] = {**result.to_json(), **sizes}
-        return rows
+            measured[name] = {**result.to_json(), **sizes}
+        return measured
 
     def _convert(self, model: Any, *, sparse: bool = True) -> bytes:
-        return to_tflite(model, input_shape=self._session.network.input_shape, sparse=sparse)
+        return to_tflite(model, input_shape=self._original.input_shape, sparse=sparse)
 
-    def _layers(self, scores: Mapping[str, Score]) -> list[dict[str, Any]]:
+    def _layers(self, plans: Mapping[str, SparsityPlan]) -> list[dict[str, Any]]:
         """Returns how many weights each layer has and keeps, by the found plan and by the controls."""
         names = {"kept": "pruned", "uniform": "uniform", "threshold": "threshold"}
         return [
             {
-                "layer": layer.path,
-                "weights": layer.num_weights,
-                **{entry: scores[name].widths[index] for entry, name in names.items()},
+                "layer": path,
+                "weights": num_weights,
+                **{entry: plans[name].kept[path] for entry, name in names.items()},
             }
-            for index, layer in enumerate(self._session.groups.groups)
+            for path, num_weights in plans["pruned"].num_weights.items()
         ]

@@ -211,20 +211,31 @@ class CompressionTask:
         Args:
             model: the original as TFLite bytes.
         """
-        settings = flat_settings(self.settings, self.finetuning)
-        for name in ("search checkpoint_every", "search max_dropped_in_a_row"):
-            del settings[name]
-        labelled = (self.split.train, self.split.calibration, self.split.search)
-        images = [array for part in labelled for array in (part.images, part.labels)]
-        if self.split.unlabelled is not None:
-            images.append(self.split.unlabelled)
-        return {
-            **settings,
-            "model": _digest(model),
-            "images": _digest(*images),
-            "input_range": self.input_range,
-            "meter": self.meter and f"{self.meter.name} ({_digest(self.meter.fingerprint().encode())})",
-        }
+        return stage_identity(self, model)
+
+
+def stage_identity(task: Any, model: bytes) -> dict[str, Any]:
+    """Returns JSON values that a finished stage must agree with to be gone on from.
+
+    Args:
+        task: with settings, finetuning, split, input_range and meter, such as a `CompressionTask`.
+        model: the original as TFLite bytes.
+    """
+    settings = flat_settings(task.settings, task.finetuning)
+    for name in ("search checkpoint_every", "search max_dropped_in_a_row"):
+        del settings[name]
+    labelled = (task.split.train, task.split.calibration, task.split.search)
+    images = [array for part in labelled for array in (part.images, part.labels)]
+    if task.split.unlabelled is not None:
+        images.append(task.split.unlabelled)
+    meter = task.meter
+    return {
+        **settings,
+        "model": _digest(model),
+        "images": _digest(*images),
+        "input_range": task.input_range,
+        "meter": meter and f"{meter.name} ({_digest(meter.fingerprint().encode())})",
+    }
 
 
 def _digest(*contents: bytes | NDArray[Any]) -> str:

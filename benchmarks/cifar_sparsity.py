@@ -3,7 +3,8 @@
     python -m benchmarks.cifar_sparsity resnet56 --removed 0.8 --seeds 0 1 2 --epochs 2 --out runs/sparse80
 
 Every seed searches; the networks of the first one are fine-tuned, the agent's and the uniform one alike, with
-the original as teacher. The control "threshold" keeps what lies above one magnitude in all layers.
+the original as teacher. The control "threshold" keeps what lies above one magnitude in all layers. With
+several stages the uniform network is fine-tuned in one go, for as many epochs as these have together.
 """
 
 from __future__ import annotations
@@ -55,6 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             ),
             finetuning=finetuning if is_tuned else dataclasses.replace(finetuning, epochs=0),
             finetune_uniform=is_tuned,
+            stages=given.stages,
             min_keep_ratio_dense=given.min_keep_ratio,
             input_range=given.input_range,
             out=given.out / f"seed{seed}",
@@ -90,6 +92,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--search-images", type=int, default=1000)
     parser.add_argument("--finalists", type=int, default=SearchSettings.num_finalists)
     add_finetune_options(parser, FinetuneSettings(epochs=2, batch_size=128, optimizer="sgd"))
+    parser.add_argument("--stages", type=int, default=1, help="searches, each followed by the epochs")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--out", type=Path, required=True)
     return parser.parse_args(arguments)

@@ -141,6 +141,7 @@ LAYERS = (
     "amc_tf.keras_callbacks",
     "amc_tf.summary_parts",
     "amc_tf.task",
+    "amc_tf.sparse_task",
     "amc_tf.stage_record",
     "amc_tf.stages",
     "amc_tf.compress",

@@ -27,14 +27,7 @@ def add_settings(parser: argparse.ArgumentParser, *, out: str | None = None) -> 
     parser.add_argument(
         "--finetune-uniform", action="store_true", help="fine-tune the uniform control too, to compare with"
     )
-    parser.add_argument(
-        "--stages",
-        type=int,
-        default=1,
-        metavar="N",
-        help="search and fine-tune N times, each time within a smaller budget; --episodes and "
-        "--finetune-epochs are those of each stage (default: %(default)s)",
-    )
+    options.add_stages(parser)
     options.add_quantization(parser)
     options.add_run_folder(parser, out=out)
 

@@ -281,6 +281,18 @@ def add_finetune(parser: argparse.ArgumentParser, *, prefix: str = "finetune-") 
     )
 
 
+def add_stages(parser: argparse.ArgumentParser) -> None:
+    """Adds the number of stages."""
+    parser.add_argument(
+        "--stages",
+        type=int,
+        default=1,
+        metavar="N",
+        help="search and fine-tune N times, each time within a smaller budget; --episodes and "
+        "--finetune-epochs are those of each stage (default: %(default)s)",
+    )
+
+
 def add_quantization(parser: argparse.ArgumentParser) -> None:
     """Adds the settings of quantisation-aware training."""
     _add_settings(

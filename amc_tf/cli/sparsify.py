@@ -24,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--finetune-uniform", action="store_true", help="fine-tune the uniform control too, to compare with"
     )
+    options.add_stages(parser)
     options.add_run_folder(parser)
 
 
@@ -52,6 +53,7 @@ def run(args: argparse.Namespace) -> int:
                 finetuning=finetuning,
                 unlabelled=unlabelled,
                 finetune_uniform=args.finetune_uniform,
+                stages=args.stages,
                 min_keep_ratio_dense=args.min_keep_ratio_dense,
                 input_range=args.input_range,
                 out=args.out,

@@ -12,7 +12,8 @@ import amc_tf
 from amc_tf.budget import Budget
 from amc_tf.clone import clone_with, copy_weights
 from amc_tf.device.operators import read_operators
-from amc_tf.errors import ModelError, PhoneError, RunFolderError, RunStoppedError
+from amc_tf.errors import AmcError, ModelError, PhoneError, RunFolderError, RunStoppedError, SettingsError
+from amc_tf.progress import Progress
 from amc_tf.settings import AgentSettings, FinetuneSettings, SearchSettings
 from amc_tf.sparsify import sparsify
 from amc_tf.sparsity_plan import SparsityPlan
@@ -27,6 +28,7 @@ SETTINGS = SearchSettings(
     agent=AgentSettings(hidden_units=(8, 8), batch_size=8),
 )
 UNTRAINED = FinetuneSettings(epochs=0)
+ONE_EPOCH = FinetuneSettings(epochs=1, batch_size=32, augment="none", learning_rate=0.002)
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +120,97 @@ def test_the_function_is_public():
 def test_a_finished_run_resumes_to_the_same_plan(model, result, folder, tmp_path):
     shutil.copytree(folder, tmp_path / "again")
     assert run(model, tmp_path / "again", resume=True).plan == result.plan
+
+
+class Stopping(Progress):
+    """Presses Ctrl-C when a step begins; takes down the steps."""
+
+    def __init__(self, step):
+        self.step, self.steps = step, []
+
+    def stage(self, text):
+        self.steps.append(text)
+        if text == self.step:
+            raise KeyboardInterrupt
+
+
+@pytest.fixture(scope="module")
+def staged(model, tmp_path_factory):
+    """A run of two stages that was stopped in the second and went on: (result, folder, steps of the rest)."""
+    folder, rest = tmp_path_factory.mktemp("run"), Stopping(None)
+    with pytest.raises(KeyboardInterrupt):
+        run(model, folder, stages=2, finetuning=ONE_EPOCH, progress=Stopping("stage 2/2: search"))
+    options = {"stages": 2, "finetuning": ONE_EPOCH, "finetune_uniform": True}
+    return run(model, folder, resume=True, progress=rest, **options), folder, rest.steps
+
+
+@pytest.mark.slow
+def test_each_stage_prunes_what_the_one_before_has_trained(staged, model):
+    result, folder, steps = staged
+    full, stages = model.count_params(), result.summary["stages"]
+    assert [stage["budget"]["limit"] for stage in stages] == [
+        pytest.approx(0.4**0.5 * full),
+        pytest.approx(0.4 * full),
+    ]
+    first, last = keras.models.load_model(folder / "stage1" / "model.keras"), result.model
+    assert [num_nonzero(network) for network in (first, last)] == [stage["params"] for stage in stages]
+    for before, after in zip(first.get_weights(), last.get_weights(), strict=True):
+        assert not np.any(after[before == 0])
+    assert SparsityPlan.load(folder / "plan.json") == result.plan
+    assert steps[:4] == ["calibrate", "controls", "stage 2/2: calibrate", "stage 2/2: search"]
+
+
+@pytest.mark.slow
+def test_the_controls_and_the_report_are_of_the_whole_budget(staged, model):
+    result, folder, _ = staged
+    summary = result.summary
+    for name in ("uniform", "threshold", "pruned", "uniform_finetuned"):
+        assert 0.97 * 0.4 < summary[name]["params"] / model.count_params() <= 0.4
+    assert "What each stage did" in (folder / "report.html").read_text()
+    assert [layer["kept"] for layer in summary["layers"]] == list(result.plan.kept.values())
+
+
+@pytest.mark.slow
+def test_a_run_of_stages_that_went_on_ends_as_one_that_was_never_stopped(staged, model):
+    whole = run(model, stages=2, finetuning=ONE_EPOCH)
+    assert whole.plan == staged[0].plan
+    assert whole.tflite == staged[0].tflite
+    assert whole.summary["stages"] == staged[0].summary["stages"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("budget", [Budget(bytes=0.5), Budget(latency=0.7)], ids=str)
+def test_stages_within_bytes_and_latency(model, tmp_path, budget):
+    meter = ScriptedMeter() if budget.kind == "latency" else None
+    result = run(model, tmp_path / "x", stages=2, budget=budget, meter=meter)
+    stages = result.summary["stages"]
+    assert stages[1]["params"] < stages[0]["params"] < model.count_params()
+    if budget.kind == "bytes":
+        assert all(stage["bytes"] <= stage["budget"]["limit"] for stage in stages)
+        assert stages[1]["bytes"] == result.summary["finetuned"]["bytes"]
+    again = run(model, tmp_path / "x", stages=2, budget=budget, meter=meter, resume=True)
+    assert again.summary["stages"] == stages
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"stages": 1}, "holds a run of several stages"),
+        ({"min_keep_ratio_dense": 0.5}, "min_keep_ratio_dense was 0.02 and is now 0.5"),
+    ],
+    ids=str,
+)
+@pytest.mark.slow
+def test_a_run_of_stages_goes_on_with_the_same_settings_only(staged, model, options, words):
+    given = {"stages": 2, "finetuning": ONE_EPOCH, **options}
+    with pytest.raises(AmcError, match=words):
+        run(model, staged[1], resume=True, **given)
+
+
+def test_a_number_of_stages_that_is_none_is_refused(model, tmp_path):
+    with pytest.raises(SettingsError, match="stages is 0; give a whole number from 1"):
+        run(model, tmp_path / "x", stages=0)
+    assert not (tmp_path / "x").exists()
 
 
 @pytest.mark.slow

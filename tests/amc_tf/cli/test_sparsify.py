@@ -44,12 +44,13 @@ def test_a_run_ends_with_a_table_and_its_files(amc, tmp_path):
 
 @pytest.mark.slow
 def test_json_prints_exactly_the_summary(amc, tmp_path):
-    outcome = amc(*WORDS, "--out", tmp_path / "x", "--json", "--min-keep-ratio-dense=0.5")
+    outcome = amc(*WORDS, "--out", tmp_path / "x", "--json", "--min-keep-ratio-dense=0.5", "--stages=2")
     summary = json.loads(outcome.out)
     assert summary == json.loads((tmp_path / "x" / "summary.json").read_text())
     assert summary["command"][:2] == ["amc-tf", "sparsify"]
     kept = {layer["layer"]: layer["kept"] / layer["weights"] for layer in summary["layers"]}
     assert kept["classes"] >= 0.5
+    assert len(summary["stages"]) == 2
 
 
 @pytest.mark.parametrize(
