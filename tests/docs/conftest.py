@@ -11,6 +11,7 @@ from PIL import Image
 
 import amc_tf
 from amc_tf.device import host_meter
+from amc_tf.plan import PruningPlan
 from tests.docs.in_small import FakeHost, run, small
 from tests.trained import make_classifier, make_data
 
@@ -21,10 +22,16 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("docs")
     for name in ("model.keras", "slim.keras"):
         make_classifier(keras).save(folder / name)
+    PruningPlan({}, {}).save(folder / "plan.json")  # by which slim.keras was made of model.keras
     keras.applications.MobileNet(weights=None).save(folder / "mobilenet.keras")
-    for part, data in (("train", make_data(240, 0)), ("val", make_data(100, 1))):
+    parts = {
+        "photos/train": make_data(240, 0),
+        "photos/val": make_data(100, 1),
+        "more-photos": make_data(9, 2),
+    }
+    for part, data in parts.items():
         for index, (image, label) in enumerate(zip(data.images, data.labels, strict=True)):
-            path = folder / "photos" / part / str(label) / f"{index}.png"
+            path = folder / part / str(label) / f"{index}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(image).save(path)
     return folder
