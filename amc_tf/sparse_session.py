@@ -34,6 +34,9 @@ class SparsitySession(PruningSession):
     the AMC paper word for word, which is written for this case: what a layer must lose is what is to go in
     all, less what went before it and what can go behind it.
 
+    Of a network that is sparse already, as later stages start from, no layer is given more weights than are
+    not zero, and the uniform control keeps the same part of these in every layer.
+
     Of the settings, `min_keep_ratio` holds for convolutions (0.2 is the paper's cap of 0.8); `round_to` and
     `importance` are about channels and do nothing here. Candidates are timed as
     TFLite networks whose kernels are stored as sparse ones.

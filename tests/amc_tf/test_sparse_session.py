@@ -80,6 +80,19 @@ def test_uniform_and_global_controls_use_the_same_budget(session):
     assert threshold.widths != uniform.widths
 
 
+def test_what_is_zero_already_is_not_kept(session, model, split):
+    before = session.uniform()
+    sparse = make_session(apply_plan(model, session.plan(before)), split, budget=Budget(params=0.35))
+    assert sparse.groups.count() == session.groups.count()
+    uniform = sparse.uniform()
+    assert np.all(np.less_equal(uniform.widths, before.widths))
+    plan = sparse.plan(uniform)
+    weights = sparse.builder.weights(plan)
+    assert {path: np.count_nonzero(weights[path]["kernel"]) for path in plan.kept} == dict(plan.kept)
+    dense = [layer.num_weights for layer in session.groups.groups]
+    assert list(session.bounds.full) == dense and all(np.less(sparse.bounds.full, dense))
+
+
 def test_the_weights_that_stay_are_fitted_again(session, model, split):
     plain = make_session(model, split, reconstruct=False)
     plan = session.plan(session.uniform())
