@@ -186,6 +186,7 @@ def _settings(summary: Mapping[str, Any]) -> dict[str, Any]:
     return {
         **{name: summary.get(name) for name in ("model", "data", "input_range")},
         "budget": budget,
+        "images without labels": summary.get("num_unlabelled_images", 0),
         "stages": len(summary.get("stages") or [None]),
         "meter": _meter_name(summary),
         **(summary.get("settings") or {}),

@@ -143,7 +143,7 @@ def finetune(  # noqa: PLR0913, each is a choice of the user
     _check(model, train, validation, teacher)
     if unlabelled is not None:
         check_imitates(settings if teacher is not None else None)
-        unlabelled = check_unlabelled(unlabelled, train, unseen=[validation])
+        unlabelled = check_unlabelled(unlabelled, train, validation)
     scope = contextlib.nullcontext() if strategy is None else strategy.scope()
     with scope:
         student = _copy(model) if is_tf_keras(model) else with_fused_norm(_copy(model))

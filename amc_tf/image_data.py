@@ -18,6 +18,8 @@ INPUT_RANGES = ("-1..1", "0..1", "0..255", "imagenet")
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
+_LEAST_SPREAD = 0.02  # of unlabelled images beside others: pixels of 0..1 beside those of 0..255 have 0.004
+
 _LOGGER = logging.getLogger(__name__)
 
 
@@ -264,13 +266,12 @@ def split_data(
             min(num_calibration, len(rest)),
             len(train),
         )
-    held_out = train.take(search)
     if unlabelled is not None:
-        unlabelled = check_unlabelled(unlabelled, train, unseen=[held_out, validation])
+        unlabelled = check_unlabelled(unlabelled, train, validation)
     return DataSplit(
         train=train.take(np.sort(rest)),
         calibration=train.take(rest[:num_calibration]),
-        search=held_out,
+        search=train.take(search),
         test=validation,
         unlabelled=unlabelled,
     )
@@ -291,19 +292,20 @@ def check_pair(train: ImageData, validation: ImageData) -> None:
         )
 
 
-def check_unlabelled(images: Any, train: ImageData, *, unseen: Sequence[ImageData] = ()) -> NDArray:
+def check_unlabelled(images: Any, train: ImageData, validation: ImageData) -> NDArray:
     """Checks images without labels that are to be trained on beside others.
 
     Args:
         images: uint8 or float [N, height, width, channels], like those of `ImageData`.
-        train: The others.
-        unseen: What no network may have been trained on, because it is judged on it.
+        train: The training images, search images included.
+        validation: The validation images.
 
     Returns:
         The images, uint8 or float32.
 
     Raises:
-        DataError: They are no images, are of another size or scale than the others, or among the unseen ones.
+        DataError: They are no images, are of another size or scale than the others, or among the others:
+            networks are judged on some of those.
     """
     try:
         array = np.asarray(images)
@@ -326,12 +328,13 @@ def check_unlabelled(images: Any, train: ImageData, *, unseen: Sequence[ImageDat
             "both must be uint8 pixels 0..255, or both floats in the model's input range."
         )
     _check_scale(checked, train.float_range)
-    known = {_digest(image) for data in unseen for image in data.images}
+    known = {_digest(image) for data in (train, validation) for image in data.images}
     num_known = sum(_digest(image) in known for image in checked)
     if num_known:
         raise DataError(
-            f"Of the images without labels {num_known} are among those that networks are judged on, and one "
-            "that was trained on them would look better than it is: leave them out."
+            f"Of the images without labels {num_known} are among the training and validation images, and a "
+            "network that was trained on those that it is judged on would look better than it is: leave them "
+            "out."
         )
     return checked
 
@@ -341,11 +344,12 @@ def _digest(image: NDArray) -> bytes:
 
 
 def _check_scale(images: NDArray, float_range: tuple[float, float] | None) -> None:
-    """Raises DataError if float images are far outside the range of others."""
+    """Raises DataError if the range of float images is far from that of others, or a small part of it."""
     if float_range is None:
         return
     (lowest, highest), spread = float_range, float_range[1] - float_range[0]
-    if images.min() < lowest - spread or images.max() > highest + spread:
+    is_beyond = images.min() < lowest - spread or images.max() > highest + spread
+    if is_beyond or images.max() - images.min() < _LEAST_SPREAD * spread:
         raise DataError(
             f"The training images run from {lowest:g} to {highest:g}, but the unlabelled ones from "
             f"{images.min():g} to {images.max():g}: scale both alike."

@@ -344,7 +344,9 @@ def _command(summary: Mapping[str, Any]) -> str:
     parts = ["amc-tf", verb, summary.get("model", "MODEL"), "--data", summary.get("data", "DATA")]
     if budget.get("kind"):
         parts += ["--budget", f"{budget['kind']}={budget.get('value')}"]
+    num_stages = len(summary.get("stages") or [])
     options = (
+        ("--stages", num_stages if num_stages > 1 else None),
         ("--episodes", search.get("episodes")),
         ("--finetune-epochs", tuning.get("epochs")),
         ("--seed", search.get("seed")),

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import bisect
 import dataclasses
 from collections.abc import Mapping
 from typing import Any
-
-import numpy as np
 
 from amc_tf import controls
 from amc_tf.budget import Bounds, Budget
@@ -34,8 +31,8 @@ class SparsitySession(PruningSession):
     the AMC paper word for word, which is written for this case: what a layer must lose is what is to go in
     all, less what went before it and what can go behind it.
 
-    Of a network that is sparse already, as later stages start from, no layer is given more weights than are
-    not zero, and the uniform control keeps the same part of these in every layer.
+    In a network that is sparse already, as later stages start from, a zero counts as a weight that may be
+    kept: a layer that is given more weights than it has left gets some back, which the least squares fit.
 
     Of the settings, `min_keep_ratio` holds for convolutions (0.2 is the paper's cap of 0.8); `round_to` and
     `importance` are about channels and do nothing here. Candidates are timed as
@@ -150,13 +147,8 @@ class SparsitySession(PruningSession):
         )
 
     def _allowed(self) -> tuple[tuple[int, ...], ...]:
-        allowed = self.groups.allowed(
+        return self.groups.allowed(
             min_keep_ratio=self.settings.min_keep_ratio, min_keep_ratio_dense=self._min_keep_ratio_dense
-        )
-        kernels = [self.network.weights[layer.path]["kernel"] for layer in self.groups.groups]
-        return tuple(
-            counts[: bisect.bisect_left(counts, np.count_nonzero(kernel)) + 1]  # more would keep zeros
-            for counts, kernel in zip(allowed, kernels, strict=True)
         )
 
     def _identity(self) -> Mapping[str, Any]:

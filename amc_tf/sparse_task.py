@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import keras
-
 from amc_tf.budget import Budget
 from amc_tf.data import DataSplit
 from amc_tf.device.latency import LatencyMeter
@@ -80,7 +78,9 @@ class SparsityTask:
 
     def restore(self, model: Path, plan: Path) -> tuple[Any, SparsityPlan]:
         """Reads the network of a finished stage, and its plan."""
-        return keras.models.load_model(model, compile=False), SparsityPlan.load(plan)
+        sparse = rebuild(self.model, PruningPlan({}, {}))
+        sparse.load_weights(model)
+        return sparse, SparsityPlan.load(plan)
 
     def latency_ratio(
         self, slim: Any, original_ms: float | None, *, input_shape: tuple[int, ...]

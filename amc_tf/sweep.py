@@ -108,7 +108,7 @@ def sweep(  # noqa: PLR0913, the façade: each argument is a choice of the user
     train, validation = as_image_data(train), as_image_data(validation)
     if (unlabelled := options.pop("unlabelled", None)) is not None:
         check_imitates(*_trainings(options))
-        options["unlabelled"] = check_unlabelled(unlabelled, train, unseen=[validation])
+        options["unlabelled"] = check_unlabelled(unlabelled, train, validation)
     models = model if isinstance(model, Mapping) else {"": model}
     trials = make_trials(list(models), budgets, seeds, Path(out), options)
     fingerprint = runner.fingerprint()

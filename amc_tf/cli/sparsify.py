@@ -67,7 +67,9 @@ def run(args: argparse.Namespace) -> int:
         return 0
     print(_table(result.summary))
     found_by = result.summary["plan_found_by"]
-    if found_by != "agent":
+    if found_by != "agent" and args.stages > 1:
+        print("\nIn every stage a control was the best: no search found a plan that is better on its images.")
+    elif found_by != "agent":
         print(f"\nThe {found_by} plan was the best: the search found none that is better on its images.")
     print(f"\nReport: {Path(args.out) / 'report.html'}")
     return 0

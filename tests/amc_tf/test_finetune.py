@@ -478,7 +478,7 @@ def test_where_there_is_no_label_none_is_learned(teacher):
         (np.zeros((8, 8, 3), np.uint8), {}, DataError, "must have 4 axes"),
         ((np.zeros((4, 8, 8, 3), np.uint8), np.zeros(4)), {}, DataError, "must be one array .*, not a tuple"),
         (toy_data(4, 3), {}, DataError, "must be one array .*, not a ImageData"),
-        (toy_data(16, 2).images[5:7], {}, DataError, "2 are among those that networks are judged on"),
+        (toy_data(16, 2).images[5:7], {}, DataError, "2 are among the training and validation images"),
         (np.zeros((0, 8, 8, 3), np.uint8), {}, DataError, "There are no images"),
     ],
 )

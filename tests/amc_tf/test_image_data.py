@@ -167,19 +167,20 @@ def test_split_holds_images_without_labels_that_are_like_the_others() -> None:
 
 def test_images_without_labels_must_not_be_those_that_a_network_is_judged_on() -> None:
     train, validation = make_data((12, 8)), ImageData(np.full((4, 2, 3, 1), 99), np.array([0, 1, 0, 1]), 2)
-    options = {"num_calibration": 4, "num_search": 6, "seed": 0}
-    for known in (split_data(train, validation, **options).search.images, validation.images[1:]):
+    for known in (train.images[7:9], validation.images[1:]):
         more = np.concatenate([np.full((3, 2, 3, 1), 98, np.uint8), known])
-        with pytest.raises(DataError, match=f"Of the images without labels {len(known)} are among those"):
-            split_data(train, validation, **options, unlabelled=more)
+        with pytest.raises(DataError, match=f"Of the images without labels {len(known)} are among the train"):
+            split_data(train, validation, num_calibration=4, num_search=6, seed=0, unlabelled=more)
 
 
-@pytest.mark.parametrize(("scale", "fits"), [(1.0, True), (2.0, True), (127.5, False)])
+@pytest.mark.parametrize(
+    ("scale", "fits"), [(1, True), (2, True), (0.1, True), (127.5, False), (0.004, False)]
+)
 def test_float_images_without_labels_must_be_scaled_like_the_others(scale: float, fits: bool) -> None:
     train = ImageData(np.linspace(-1, 1, 60).reshape(10, 2, 3, 1), np.arange(10) % 2, 2)
-    more = np.full((1, 2, 3, 1), scale, np.float32)
+    more = scale * np.linspace(-0.9, 0.9, 6).reshape(1, 2, 3, 1)
     with contextlib.nullcontext() if fits else pytest.raises(DataError, match="from -1 to 1, but the unla"):
-        check_unlabelled(more, train)
+        check_unlabelled(more, train, train)
 
 
 def test_same_seed_gives_the_same_split_and_another_seed_another() -> None:

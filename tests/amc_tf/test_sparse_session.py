@@ -80,17 +80,13 @@ def test_uniform_and_global_controls_use_the_same_budget(session):
     assert threshold.widths != uniform.widths
 
 
-def test_what_is_zero_already_is_not_kept(session, model, split):
-    before = session.uniform()
-    sparse = make_session(apply_plan(model, session.plan(before)), split, budget=Budget(params=0.35))
-    assert sparse.groups.count() == session.groups.count()
-    uniform = sparse.uniform()
-    assert np.all(np.less_equal(uniform.widths, before.widths))
-    plan = sparse.plan(uniform)
-    weights = sparse.builder.weights(plan)
-    assert {path: np.count_nonzero(weights[path]["kernel"]) for path in plan.kept} == dict(plan.kept)
-    dense = [layer.num_weights for layer in session.groups.groups]
-    assert list(session.bounds.full) == dense and all(np.less(sparse.bounds.full, dense))
+def test_a_network_that_is_sparse_already_is_pruned_by_the_same_rules(session, model, split):
+    sparse = apply_plan(model, session.plan(session.global_threshold()))
+    dense_start, sparse_start = (make_session(start, split, Budget(params=0.3)) for start in (model, sparse))
+    assert sparse_start.groups.count() == dense_start.groups.count()
+    assert sparse_start.bounds.full == dense_start.bounds.full
+    assert sparse_start.uniform().widths == dense_start.uniform().widths
+    assert sparse_start.global_threshold().widths == dense_start.global_threshold().widths
 
 
 def test_the_weights_that_stay_are_fitted_again(session, model, split):

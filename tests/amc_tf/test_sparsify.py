@@ -154,8 +154,6 @@ def test_each_stage_prunes_what_the_one_before_has_trained(staged, model):
     ]
     first, last = keras.models.load_model(folder / "stage1" / "model.keras"), result.model
     assert [num_nonzero(network) for network in (first, last)] == [stage["params"] for stage in stages]
-    for before, after in zip(first.get_weights(), last.get_weights(), strict=True):
-        assert not np.any(after[before == 0])
     assert SparsityPlan.load(folder / "plan.json") == result.plan
     assert steps[:4] == ["calibrate", "controls", "stage 2/2: calibrate", "stage 2/2: search"]
 

@@ -195,7 +195,7 @@ def test_a_sweep_with_images_without_labels_goes_on_with_them_only(made, tmp_pat
     ("options", "words"),
     [
         ({"unlabelled": MORE[0]}, "must have 4 axes"),
-        ({"unlabelled": VALIDATION.images}, "1 are among those that networks are judged on"),
+        ({"unlabelled": VALIDATION.images}, "1 are among the training and validation images"),
         ({"unlabelled": MORE, "finetuning": FinetuneSettings(epochs=0)}, "give epochs of fine-tuning"),
         (
             {"unlabelled": MORE, "quantization": FinetuneSettings(distillation_weight=0.0)},
