@@ -424,8 +424,7 @@ def test_statistics_of_batches_take_a_network_away_from_a_teacher_that_it_equals
     assert (features.loss - labels.loss < 1e-6) is frozen
 
 
-@pytest.mark.parametrize("flavour", [keras, tf_keras])
-@pytest.mark.parametrize("augment", ["none", "flip"])
+@pytest.mark.parametrize(("flavour", "augment"), [(keras, "none"), (tf_keras, "flip")])
 def test_images_without_labels_are_imitated_like_the_others(teacher, flavour, augment):
     both = toy_data(96, seed=1)
     ways = settings(epochs=2, distillation_weight=1.0, feature_weight=1.0, augment=augment)

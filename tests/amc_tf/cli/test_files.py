@@ -110,6 +110,7 @@ def test_finetune_imitates_hidden_outputs_by_the_plan(amc, made):
     assert not all(map(np.array_equal, trained, after.trainable_variables))
 
 
+@pytest.mark.slow
 def test_finetune_imitates_the_teacher_on_images_of_a_folder(amc, made):
     (made / "more").mkdir()
     for number, pixels in enumerate(make_data(40, 2).images):
