@@ -7,6 +7,7 @@ second moments XᵀX are all that least squares ever needs: XᵀY = XᵀX W.
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 from typing import Any
 
@@ -23,6 +24,7 @@ MAX_FEATURES = 8192
 _MAX_TENSOR_BYTES = 2**27
 # What float32 leaves of the moments of inputs that never change, as a part of their mean square.
 _ROUNDING = 1e-9
+_LOGGER = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,12 +59,10 @@ class Calibration:
     """What was gathered on the calibration images.
 
     Attributes:
-        inputs: statistics by path of the reading layer.
-        skipped: why a reading layer has none, by path.
+        inputs: statistics by path of the reading layer; a layer of more than `MAX_FEATURES` inputs has none.
     """
 
     inputs: dict[str, InputStatistics]
-    skipped: dict[str, str]
 
 
 def calibrate(
@@ -86,18 +86,21 @@ def calibrate(
         batch_size: most images per run; fewer where a feature map of these would take over 128 MiB.
     """
     sizes = _feature_counts(network.graph)
-    skipped = {
-        path: f"{size} inputs are more than {MAX_FEATURES}"
-        for path, size in sizes.items()
-        if size > MAX_FEATURES
-    }
-    sums = {path: MomentSums(size) for path, size in sizes.items() if path not in skipped}
+    for path, size in sizes.items():
+        if size > MAX_FEATURES:
+            _LOGGER.warning(
+                "Layer %s has %d inputs, more than %d: it is not re-fitted when channels that it reads go.",
+                path,
+                size,
+                MAX_FEATURES,
+            )
+    sums = {path: MomentSums(size) for path, size in sizes.items() if size <= MAX_FEATURES}
     step = _make_step(network, sums, points_per_image, seed)
     batch_size = min(batch_size, network.graph.trace.most_images(_MAX_TENSOR_BYTES))
     for number, start in enumerate(range(0, len(images), batch_size)):
         step(tf.convert_to_tensor(images[start : start + batch_size]), tf.constant(number))
     del step  # which holds the sums, of which each goes once its moments are there
-    return Calibration({path: sums.pop(path).summarise() for path in tuple(sums)}, skipped)
+    return Calibration({path: sums.pop(path).summarise() for path in tuple(sums)})
 
 
 def add_ridge(

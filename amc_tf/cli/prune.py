@@ -77,7 +77,7 @@ def _choose_channels(model: Any, name: str) -> PruningPlan:
     network = NetworkFunction(model)
     widths = published_widths(name, network.graph)
     score = find_importance(_WEIGHTS_IMPORTANCE)
-    scores = score(network.graph, network.fold(network.weights), Calibration({}, {}))
+    scores = score(network.graph, network.fold(network.weights), Calibration({}))
     return widths_to_plan(network.graph, widths, scores=scores)
 
 

@@ -32,8 +32,8 @@ def scores_of(name, calibration):
     return find_importance(name)(network.graph, network.weights, calibration)["first"]
 
 
-STATISTICS = Calibration({"second": InputStatistics(MEAN, COVARIANCE, 10)}, {})
-NOTHING = Calibration({}, {"second": "too many inputs"})
+STATISTICS = Calibration({"second": InputStatistics(MEAN, COVARIANCE, 10)})
+NOTHING = Calibration({})
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_of_channels_that_say_the_same_one_stays_longest():
     kernel = np.array([[2.0, 2.0], [1.9, 1.9], [1.0, -1.0]], np.float32)
     model.get_layer("second").set_weights([kernel[None, None]])
     network = NetworkFunction(model)
-    calibration = Calibration({"second": statistics}, {})
+    calibration = Calibration({"second": statistics})
 
     scores, energies = (
         find_importance(name)(network.graph, network.weights, calibration)["first"]
@@ -114,7 +114,7 @@ def test_scores_of_all_positions_and_readers_of_a_channel_add_up():
     network = NetworkFunction(keras.Model(images, both))
     kernels = [network.weights[name]["kernel"].reshape(4, 4, 2) for name in ("one", "two")]
 
-    scores = find_importance("l1_consumer")(network.graph, network.weights, Calibration({}, {}))
+    scores = find_importance("l1_consumer")(network.graph, network.weights, Calibration({}))
 
     np.testing.assert_allclose(
         scores["first"], sum(np.abs(kernel).sum(axis=(0, 2)) for kernel in kernels), rtol=1e-5
@@ -129,7 +129,7 @@ def test_producers_of_a_residual_sum_add_up():
     network = NetworkFunction(keras.Model(images, keras.layers.Dense(2)(flat)))
     squares = [np.square(network.weights[name]["kernel"]).sum(axis=(0, 1, 2)) for name in ("one", "two")]
 
-    scores = find_importance("l2_producer")(network.graph, network.weights, Calibration({}, {}))
+    scores = find_importance("l2_producer")(network.graph, network.weights, Calibration({}))
 
     assert [group.name for group in graph.groups] == ["one"]
     np.testing.assert_allclose(scores["one"], np.sqrt(sum(squares)), rtol=1e-5)
@@ -143,4 +143,4 @@ def test_unknown_importance_lists_the_valid_names():
 @pytest.mark.parametrize("name", IMPORTANCES)
 def test_channels_that_never_change_get_finite_scores(name):
     constant = InputStatistics(MEAN, np.full((2, 2), -1e-10, np.float32), 10)
-    assert np.isfinite(scores_of(name, Calibration({"second": constant}, {}))).all()
+    assert np.isfinite(scores_of(name, Calibration({"second": constant}))).all()

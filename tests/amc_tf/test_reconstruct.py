@@ -174,7 +174,7 @@ def test_layers_that_lose_no_input_stay_as_they_are():
 def test_layers_without_statistics_are_only_cut():
     network = NetworkFunction(reader(use_bias=True))
 
-    slim = Reconstructor(network, Calibration({}, {"read": "too many"}))(PLAN)
+    slim = Reconstructor(network, Calibration({}))(PLAN)
 
     np.testing.assert_array_equal(slim["read"]["kernel"], network.slice(PLAN)["read"]["kernel"])
 
@@ -227,4 +227,4 @@ def test_a_plain_separable_convolution_is_refitted_between_its_kernels():
 @pytest.mark.parametrize("ridge", [0.0, -1.0])
 def test_a_ridge_must_be_above_zero(ridge):
     with pytest.raises(SettingsError, match="must be above 0"):
-        Reconstructor(NetworkFunction(reader()), Calibration({}, {}), ridge=ridge)
+        Reconstructor(NetworkFunction(reader()), Calibration({}), ridge=ridge)

@@ -34,7 +34,7 @@ def network():
 
 @pytest.fixture(scope="module")
 def builder(network):
-    return CandidateBuilder(network, Calibration({}, {}), importance="l2_consumer", reconstruct=False)
+    return CandidateBuilder(network, Calibration({}), importance="l2_consumer", reconstruct=False)
 
 
 @pytest.fixture(scope="module")

@@ -117,7 +117,7 @@ def test_a_plan_that_keeps_all_changes_nothing(images):
 
 def test_a_layer_without_statistics_keeps_its_weights():
     network = NetworkFunction(reader())
-    found = SparseReconstructor(network, Calibration({}, {}))(PLAN)
+    found = SparseReconstructor(network, Calibration({}))(PLAN)
     kernel = network.weights["read"]["kernel"]
     assert np.array_equal(found["read"]["kernel"], np.where(PLAN.mask("read", kernel), kernel, 0.0))
 
@@ -125,4 +125,4 @@ def test_a_layer_without_statistics_keeps_its_weights():
 @pytest.mark.parametrize("wrong", [{"ridge": 0.0}, {"num_steps": 0}])
 def test_settings_that_cannot_be_solved_with_are_refused(wrong):
     with pytest.raises(SettingsError, match="the ridge must be above 0, and there must be a step"):
-        SparseReconstructor(NetworkFunction(reader()), Calibration({}, {}), **wrong)
+        SparseReconstructor(NetworkFunction(reader()), Calibration({}), **wrong)
