@@ -44,11 +44,6 @@ class ObservedLatencies(abc.ABC):
         self._known_terms: dict[tuple[int, ...], NDArray[np.float64]] = {}
         self._shares: NDArray[np.float64] = np.zeros(0)
 
-    @property
-    def num_observations(self) -> int:
-        """Networks whose latency has been observed, the original included."""
-        return len(self._measured)
-
     def predict(self, widths: Sequence[int]) -> float:
         """Returns the predicted latency in ms of the network with these widths."""
         return float(self._terms(widths) @ self._shares)
@@ -128,11 +123,6 @@ class LatencyPredictor(ObservedLatencies):
         macs = np.where([name in ("constant", "parameters") for name in FEATURES], 0.0, full)
         self._prior = latency_ms * macs / max(macs.sum(), 1.0)
         self.observe(graph.full_widths, latency_ms)
-
-    @property
-    def shares_ms(self) -> dict[str, float]:
-        """Time in ms that the original spends on each feature, as fitted."""
-        return dict(zip(FEATURES, self._shares.tolist(), strict=True))
 
     def _fit(self, terms: NDArray[np.float64], latencies: NDArray[np.float64]) -> NDArray[np.float64]:
         prior = _PRIOR_WEIGHT * np.eye(len(FEATURES)) / latencies.max()

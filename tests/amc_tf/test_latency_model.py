@@ -47,9 +47,6 @@ def test_the_predictor_learns_the_device_from_measurements(graph):
     for _ in range(20):
         widths = random_widths(graph, generator)
         assert predictor.predict(widths) == pytest.approx(true_latency(graph, widths), rel=0.01)
-    assert predictor.num_observations == 31
-    macs = list(graph.layer_macs().values())
-    assert predictor.shares_ms["convolution"] == pytest.approx(5e-6 * macs[0], rel=0.05)
 
 
 def test_the_original_alone_is_predicted_as_measured_and_smaller_networks_as_faster(graph):
@@ -75,7 +72,6 @@ def test_the_prediction_never_falls_when_a_width_rises(graph):
 def test_a_later_measurement_of_a_network_replaces_the_earlier(graph):
     predictor = LatencyPredictor(graph, 4.0)
     predictor.observe(graph.full_widths, 2.0)
-    assert predictor.num_observations == 1
     assert predictor.predict(graph.full_widths) == pytest.approx(2.0, rel=0.05)
 
 
