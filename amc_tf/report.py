@@ -16,6 +16,7 @@ from amc_tf.latency_facts import certainty, is_predicted, meter_facts, unit_of
 from amc_tf.run_folder import write_atomically
 from amc_tf.run_record import (
     RunRecord,
+    data_label,
     is_untuned,
     keeps_channels,
     latency_of,
@@ -104,7 +105,7 @@ def render(record: RunRecord) -> str:
         .get_template("report.html.jinja")
         .render(
             model=summary.get("model", "The network"),
-            data=_data(summary),
+            data=data_label(summary),
             headline=headline(summary),
             tiles=_tiles(summary),
             columns=_columns(summary),
@@ -326,11 +327,6 @@ def _against_uniform(summary: Mapping[str, Any]) -> str:
                 f"the found plan {page.percent(found)} ({page.signed(100 * (found - uniform))} points)."
             )
     return ""
-
-
-def _data(summary: Mapping[str, Any]) -> str | None:
-    data, num_unlabelled = summary.get("data"), summary.get("num_unlabelled_images", 0)
-    return f"{data} and {num_unlabelled:,} images without labels" if data and num_unlabelled else data
 
 
 def _command(summary: Mapping[str, Any]) -> str:

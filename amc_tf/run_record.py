@@ -57,6 +57,12 @@ class RunRecord:
         return keeps_channels(self.summary)
 
 
+def data_label(summary: Mapping[str, Any]) -> str | None:
+    """Returns what a run's images are called, those without labels too; None if the summary does not tell."""
+    data, num_unlabelled = summary.get("data"), summary.get("num_unlabelled_images", 0)
+    return f"{data} and {num_unlabelled:,} images without labels" if data and num_unlabelled else data
+
+
 def keeps_channels(summary: Mapping[str, Any]) -> bool:
     """Tells from summary.json whether channels were removed, instead of single weights set to zero."""
     return bool(summary.get("pruning") != "weights")

@@ -26,6 +26,7 @@ from amc_tf.image_data import check_unlabelled
 from amc_tf.latency_facts import unit_of
 from amc_tf.progress import Progress
 from amc_tf.run_folder import RunFolder, write_atomically
+from amc_tf.run_record import data_label
 from amc_tf.session import check_reward
 from amc_tf.settings import FinetuneSettings, SearchSettings
 from amc_tf.trials import OneByOne, Outcome, Trial, TrialRunner, make_trials
@@ -250,13 +251,19 @@ def _write(out: Path, result: SweepResult) -> None:
     command = first["command"]
     facts = {
         "model": ", ".join(dict.fromkeys(str(summary["model"]) for summary in result.summaries.values())),
-        "data": first["data"],
+        "data": data_label(first),
         "meter": None if first["meter"] is None else first["meter"]["name"],
         "time_unit": unit_of(first["meter"]),
         "command": command if isinstance(command, str) else shlex.join(map(str, command)),
         "folders": {name: name for name in result.summaries},
     }
-    document = {**{name: facts[name] for name in ("model", "data", "meter")}, **result.to_json()}
+    document = {
+        "model": facts["model"],
+        "data": first["data"],
+        "num_unlabelled_images": first.get("num_unlabelled_images", 0),
+        "meter": facts["meter"],
+        **result.to_json(),
+    }
     contents = {
         "front.json": (json.dumps(document, indent=1) + "\n").encode(),
         "front.svg": standalone_svg(

@@ -186,6 +186,8 @@ def test_a_sweep_with_images_without_labels_goes_on_with_them_only(made, tmp_pat
     run(tmp_path, HALF, unlabelled=MORE)
     run(tmp_path, HALF, resume=True, unlabelled=MORE)
     assert made == ["macs=0.5"]
+    assert json.loads((tmp_path / "front.json").read_text())["num_unlabelled_images"] == len(MORE)
+    assert f"{len(MORE)} images without labels" in (tmp_path / "front.html").read_text()
     (tmp_path / "origin.sha256").unlink()
     with pytest.raises(RunFolderError, match="another number of images without labels"):
         run(tmp_path, HALF, resume=True)
