@@ -249,7 +249,7 @@ def _write(out: Path, result: SweepResult) -> None:
     """Writes front.json, front.svg and front.html."""
     first = next(iter(result.summaries.values()))
     command = first["command"]
-    facts = {
+    facts: dict[str, Any] = {
         "model": ", ".join(dict.fromkeys(str(summary["model"]) for summary in result.summaries.values())),
         "data": data_label(first),
         "meter": None if first["meter"] is None else first["meter"]["name"],
