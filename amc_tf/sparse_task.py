@@ -10,7 +10,6 @@ from typing import Any
 from amc_tf.budget import Budget
 from amc_tf.data import DataSplit
 from amc_tf.device.latency import LatencyMeter
-from amc_tf.finetune import EpochRecord
 from amc_tf.plan import PruningPlan
 from amc_tf.progress import Progress
 from amc_tf.rebuild import rebuild
@@ -103,10 +102,6 @@ class SparsityTask:
         total = times * self.finetuning.epochs
         if total == 0:
             return slim, None
-
-        def report(record: EpochRecord) -> None:
-            self.progress.epoch(record.epoch, total, record.top1)
-
         result = finetune_sparse(
             slim,
             plan,
@@ -116,7 +111,7 @@ class SparsityTask:
             input_range=self.input_range,
             teacher=self.model,
             unlabelled=self.split.unlabelled,
-            on_epoch=report,
+            on_epoch=lambda record: self.progress.epoch(record.epoch, total, record.top1),
         )
         return result.model, result.best_top1
 

@@ -19,7 +19,7 @@ from amc_tf.device.latency import LatencyMeter
 from amc_tf.device.table import LatencyTable
 from amc_tf.evaluate import accuracy
 from amc_tf.executor import MakeExecutor
-from amc_tf.finetune import EpochRecord, finetune
+from amc_tf.finetune import finetune
 from amc_tf.plan import PruningPlan, compose
 from amc_tf.progress import Progress
 from amc_tf.quantize import quantize_aware
@@ -141,10 +141,6 @@ class CompressionTask:
         total = times * self.finetuning.epochs
         if total == 0:
             return slim, None
-
-        def report(record: EpochRecord) -> None:
-            self.progress.epoch(record.epoch, total, record.top1)
-
         result = finetune(
             slim,
             self.split.train,
@@ -154,7 +150,7 @@ class CompressionTask:
             teacher=self.model,
             plan=plan,
             unlabelled=self.split.unlabelled,
-            on_epoch=report,
+            on_epoch=lambda record: self.progress.epoch(record.epoch, total, record.top1),
         )
         if self.settings.int8_accuracy:
             return result.model, self._int8_top1(result.model)
