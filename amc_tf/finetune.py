@@ -387,7 +387,7 @@ class _Distiller:
         if not self._hints:
             return loss
         differences = outputs[:, num_classes:] - targets[:, 2 * num_classes :]
-        errors = ops.sum(self._weights * ops.square(differences), axis=-1)  # [B]
+        errors = ops.sum(ops.multiply(self._weights, ops.square(differences)), axis=-1)  # [B]
         return loss + self._settings.feature_weight * errors
 
 
