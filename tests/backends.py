@@ -1,6 +1,8 @@
 """Fine-tuning with the backend of Keras that KERAS_BACKEND names, in a process of its own.
 
-python -m tests.backends OUT.json
+Keras takes its backend when it is loaded, and keeps it.
+
+    python -m tests.backends OUT.json
 """
 
 from __future__ import annotations

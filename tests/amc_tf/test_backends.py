@@ -15,14 +15,13 @@ LONGEST_S = 900.0
 
 
 def finetuned(backend, out):
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]),
-        "KERAS_BACKEND": backend,
-    }
-    command = [sys.executable, "-m", "tests.backends", str(out)]
     ended = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=LONGEST_S
+        [sys.executable, "-m", "tests.backends", str(out)],
+        cwd=ROOT,
+        env={**os.environ, "KERAS_BACKEND": backend},
+        capture_output=True,
+        text=True,
+        timeout=LONGEST_S,
     )
     assert ended.returncode == 0, ended.stderr[-3000:]
     found = json.loads(out.read_text())
