@@ -41,14 +41,12 @@ class SequentialReconstructor:
     inputs to the original output, as He et al. (ICCV 2017) prune whole models. Where the output goes into a
     sum, what the other terms of the sum have lost is added to the target, so that a residual branch makes up
     for its shortcut, as they do for multi-branch networks. Where it goes into a ReLU or ReLU6, only what that
-    lets through counts (see `amc_tf.activation_fit`). The ridge pulls towards the kernel it starts from.
+    lets through counts (see `amc_tf.activation_fit`). The ridge pulls towards the kernel it starts from, the
+    more the fewer samples a layer has for each of its inputs: a hundred in a CIFAR ResNet, and one in the
+    last layer of a MobileNet, which would otherwise learn its calibration images by heart.
 
-    It takes a few inferences of all images, and the statistics for one solve per layer. It helps most where
-    the layers still explain nearly all of their outputs, as in residual networks at half the operations.
-    Where they do not, and images are few for so many channels, it needs a good start and a strong ridge: a
-    MobileNet-V1 at 224x224, uniform at half its operations, has 48.8 % top-1 by `Reconstructor` with
-    batch-norm statistics measured again, 44.3 % from the cut kernels with a ridge of 0.01, and 50.8 % from
-    those of `Reconstructor` with 1 (500 images).
+    It takes a few inferences of all images, and the statistics for one solve per layer. Where layers no
+    longer explain nearly all of their outputs it needs a good start: that of `Reconstructor`.
 
     Layers that are called more than once, or with too many inputs, keep their cut kernels.
 
@@ -57,7 +55,8 @@ class SequentialReconstructor:
         images: float32 [images, height, width, channels] in the model's input range; each layer is fitted on
             as many of them as keep every feature map from there on within 256 MiB.
         points_per_image: output positions sampled per image and layer.
-        ridge: as a share of the mean diagonal of the moments, above 0.
+        ridge: as a share of the mean diagonal of the moments, for each input that a layer has per sample;
+            above 0.
         batch_size: images computed at a time.
         seed: seed of the positions.
 
@@ -71,7 +70,7 @@ class SequentialReconstructor:
         images: NDArray[np.float32],
         *,
         points_per_image: int = 64,
-        ridge: float = 1e-2,
+        ridge: float = 3.0,
         batch_size: int = 100,
         seed: int = 0,
     ) -> None:
@@ -139,11 +138,12 @@ class SequentialReconstructor:
         for slim, others, ridge in zip(walk.slims, behind.slim_others, ridges, strict=True):
             kernel = (start or slim.weights)[call.path][name]
             before = kernel.reshape(-1, kernel.shape[-1]).astype(np.float64)
+            samples = _sample(slim, call, rule, wanted, others)
             fitted = functools.partial(
                 fit,
-                _sample(slim, call, rule, wanted, others),
+                samples,
                 before * scale,
-                ridge=ridge,
+                ridge=ridge * len(before) / len(samples.inputs),
                 linear=behind.linear,
                 kept=walk.kept_weights(call.path),
             )

@@ -334,6 +334,18 @@ def test_ridge_of_zero_is_refused():
         SequentialReconstructor(network, random_images(5), ridge=0)
 
 
+def test_twice_the_samples_halve_the_pull():
+    network, images = NetworkFunction(residual_network()), random_images(20)
+    plan = random_plan(network.graph)
+    once, twice, pulled_less = (
+        SequentialReconstructor(network, given, points_per_image=ALL_POSITIONS, ridge=ridge)(plan)
+        for given, ridge in ((images, 1.0), (np.tile(images, (2, 1, 1, 1)), 2.0), (images, 0.5))
+    )
+    for path in ("inner0", "outer0", "inner1", "outer1"):
+        np.testing.assert_allclose(once[path]["kernel"], twice[path]["kernel"], atol=1e-4)
+    assert np.abs(once["outer0"]["kernel"] - pulled_less["outer0"]["kernel"]).max() > 1e-3
+
+
 def test_a_strong_ridge_pulls_towards_the_kernels_that_are_given():
     network, images = NetworkFunction(residual_network()), random_images()
     plan = random_plan(network.graph)

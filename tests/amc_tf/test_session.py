@@ -466,7 +466,7 @@ def test_recovery_returns_the_best_weights_and_those_scored_only_for_the_floor(
     monkeypatch.setattr(recover, "_estimate", lambda weights, plan: found["all statistics"])
 
     def reconstructor(network, images, *, seed):
-        names = {0.01: "in order", 1.0: "pulled"}
+        names = {3.0: "in order", 30.0: "pulled"}
         return SimpleNamespace(with_ridges=lambda plan, start, ridges: [found[names[r]] for r in ridges])
 
     monkeypatch.setattr(recovery, "SequentialReconstructor", reconstructor)
