@@ -44,6 +44,27 @@ def uniform_networks(bounds: Bounds) -> list[tuple[int, ...]]:
     return list(dict.fromkeys(networks))
 
 
+def wider_networks(bounds: Bounds, widths: Sequence[int]) -> list[tuple[int, ...]]:
+    """Lists networks of the same proportions, narrowest first, none twice.
+
+    All keep ratios are multiplied by one factor, in steps of one per cent; a group that is whole stays whole.
+
+    Args:
+        bounds: the widths that each group may be given.
+        widths: of each group in the first network, each allowed.
+
+    Returns:
+        The width of each group, for each network; the last is the untouched one.
+    """
+    ratios = np.divide(widths, bounds.full)
+    factors = np.arange(100, math.ceil(100 / ratios.min()) + 1) / 100
+    networks = (
+        tuple(bounds.nearest(index, min(1.0, factor * ratio)) for index, ratio in enumerate(ratios))
+        for factor in factors
+    )
+    return list(dict.fromkeys(networks))
+
+
 def shallow(bounds: Bounds) -> tuple[int, ...]:
     """Prunes the first groups most: the keep ratio rises in a straight line to the last group.
 

@@ -47,9 +47,8 @@ class Choice:
 
 def choose(
     uniform: Score,
-    episodes: Iterable[Mapping[str, Any]],
+    found: Sequence[Score],
     *,
-    num_finalists: int,
     recover: Callable[[Score], Finalist],
     others: Sequence[Score] = (),
 ) -> Choice | None:
@@ -60,8 +59,7 @@ def choose(
 
     Args:
         uniform: the score of the control.
-        episodes: the records of the search.
-        num_finalists: networks of the search that are recovered, from the highest rank down.
+        found: the scores of the best networks of the search, see `best_scores`.
         recover: recovers a network.
         others: the scores of other controls, which are recovered whatever their rank.
 
@@ -70,7 +68,7 @@ def choose(
         found by the agent. None if no network is within the budget.
     """
     finalists: dict[tuple[int, ...], Score] = {}
-    for score in (uniform, *others, *best_scores(episodes, num_finalists)):
+    for score in (uniform, *others, *found):
         if score.feasible:
             finalists.setdefault(score.widths, score)
     recovered = [recover(score) for score in finalists.values()]

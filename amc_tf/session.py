@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -137,7 +137,23 @@ class PruningSession:
         """
         if self.limit.kind != "latency":
             return self.scorer(controls.uniform(self.bounds))
-        networks = controls.uniform_networks(self.bounds)
+        return self._widest(controls.uniform_networks(self.bounds))
+
+    def widened(self, score: Score) -> Score:
+        """Scores the widest network of the same proportions that is within a latency limit, as measured.
+
+        A search keeps a part of such a limit free, for its bounds can only predict. Under other limits, which
+        are exact, the score itself is returned.
+        """
+        if self.limit.kind != "latency" or score.latency_ms is None:
+            return score
+        left = (1.0 + LATENCY_MARGIN) * self.limit.limit / score.latency_ms
+        most = left * self.bounds.cost(score.widths)
+        wider = controls.wider_networks(self.bounds, score.widths)
+        return self._widest([widths for widths in wider if self.bounds.cost(widths) <= most])
+
+    def _widest(self, networks: Sequence[tuple[int, ...]]) -> Score:
+        """Halves networks, narrowest first, until the widest within the limit is found; else the first."""
         low, high = 0, len(networks)
         while high - low > 1:
             middle = (low + high) // 2
@@ -172,13 +188,15 @@ class PruningSession:
     def choose(self, uniform: Score, result: SearchResult) -> Choice:
         """Chooses among the best networks of a search and the uniform control; see `amc_tf.finalists`.
 
+        Under a latency limit each has grown until it uses it, see `widened`.
+
         Raises:
             BudgetError: if no network is within the budget.
         """
+        found = finalists.best_scores(result.episodes, self.settings.num_finalists)
         choice = finalists.choose(
             uniform,
-            result.episodes,
-            num_finalists=self.settings.num_finalists,
+            [self.widened(score) for score in found],
             recover=self.finalist,
             others=self._other_controls(),
         )

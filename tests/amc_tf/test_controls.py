@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from amc_tf.budget import Budget, WidthBounds
-from amc_tf.controls import deep, global_threshold, greedy, random_search, shallow, uniform
+from amc_tf.controls import deep, global_threshold, greedy, random_search, shallow, uniform, wider_networks
 from amc_tf.errors import SettingsError
 from amc_tf.graph import ChannelGraph
 
@@ -47,6 +47,16 @@ def test_uniform_keeps_the_same_part_everywhere_and_the_next_step_would_be_too_m
     widths = uniform(bounds)
     assert widths == (40,) * 4
     assert not bounds.fits((48,) * 4)
+
+
+def test_wider_networks_keep_their_proportions_and_end_untouched(graph):
+    bounds = bounds_for(graph, Budget(macs=0.5))
+    networks = wider_networks(bounds, (16, 32, 24, 64))
+    assert networks[0] == (16, 32, 24, 64)
+    assert networks[-1] == bounds.full
+    assert (24, 48, 40, 64) in networks  # one and a half times the first, the whole group as it is
+    assert networks == sorted(set(networks))
+    assert wider_networks(bounds, bounds.full) == [bounds.full]
 
 
 @pytest.mark.parametrize(("control", "order"), [(shallow, 1), (deep, -1)])

@@ -12,7 +12,7 @@ from amc_tf import recovery
 from amc_tf import session as session_module
 from amc_tf.batch_norm import BatchNormEstimator
 from amc_tf.budget import Budget
-from amc_tf.controls import uniform_networks
+from amc_tf.controls import uniform_networks, wider_networks
 from amc_tf.cost import Cost
 from amc_tf.device.latency import Latency
 from amc_tf.device.table import LatencyTable, TableMeter
@@ -242,6 +242,22 @@ def test_uniform_is_the_widest_that_is_timed_within_a_latency_limit(model, split
     wider = networks[networks.index(uniform.widths) + 1]
     assert session.scorer(wider).latency_ms > session.limit.limit
     assert session.bounds.limit.limit == pytest.approx((1 - LATENCY_MARGIN) * session.limit.limit)
+
+
+def test_a_network_grows_in_its_proportions_until_a_latency_limit_is_used(model, split):
+    session = make_session(model, split, Budget(latency=0.5), meter=ScriptedMeter())
+    start = session.scorer(session.bounds.minimum)
+    wider = session.widened(start)
+    networks = wider_networks(session.bounds, start.widths)
+    place = networks.index(wider.widths)
+    assert start.latency_ms < wider.latency_ms <= session.limit.limit
+    assert session.scorer(networks[place + 1]).latency_ms > session.limit.limit
+    assert session.widened(wider) is wider
+
+
+def test_an_exact_limit_leaves_nothing_to_grow_into(macs_session):
+    score = macs_session.scorer(macs_session.bounds.minimum)
+    assert macs_session.widened(score) is score
 
 
 def test_uniform_that_cannot_be_lowered_further_is_returned_as_measured(model, split, monkeypatch):
