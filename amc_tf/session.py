@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,7 +22,7 @@ from amc_tf.device.latency import LatencyMeter
 from amc_tf.device.table import LatencyTable
 from amc_tf.elite import EliteExplorer
 from amc_tf.env import PruningEnv
-from amc_tf.errors import BudgetError, MeasurementError, ModelError, SettingsError
+from amc_tf.errors import BudgetError, ConversionError, MeasurementError, ModelError, SettingsError
 from amc_tf.evaluate import check_not_chance
 from amc_tf.executor import Executor, MakeExecutor
 from amc_tf.finalists import Choice, Finalist
@@ -38,6 +39,7 @@ from amc_tf.settings import SearchSettings
 from amc_tf.table_predictor import TablePredictor
 from amc_tf.weights import Weights
 
+_LOGGER = logging.getLogger(__name__)
 # Bounds hold a prediction; aiming this much lower leaves most networks within the limit when timed.
 LATENCY_MARGIN = 0.03
 # Calibration images of an int8 candidate whose accuracy counts; a finished network gets more.
@@ -143,14 +145,18 @@ class PruningSession:
         """Scores the widest network of the same proportions that is within a latency limit, as measured.
 
         A search keeps a part of such a limit free, for its bounds can only predict. Under other limits, which
-        are exact, the score itself is returned.
+        are exact, the score itself is returned; so it is, with a warning, where a wider one cannot be timed.
         """
         if self.limit.kind != "latency" or score.latency_ms is None:
             return score
         left = (1.0 + LATENCY_MARGIN) * self.limit.limit / score.latency_ms
         most = left * self.bounds.cost(score.widths)
         wider = controls.wider_networks(self.bounds, score.widths)
-        return self._widest([widths for widths in wider if self.bounds.cost(widths) <= most])
+        try:
+            return self._widest([widths for widths in wider if self.bounds.cost(widths) <= most])
+        except (ConversionError, MeasurementError) as error:
+            _LOGGER.warning("The network stays as it was found, a wider one was not timed: %s", error)
+            return score
 
     def _widest(self, networks: Sequence[tuple[int, ...]]) -> Score:
         """Halves networks, narrowest first, until the widest within the limit is found; else the first."""

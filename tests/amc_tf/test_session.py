@@ -20,6 +20,7 @@ from amc_tf.errors import (
     BudgetError,
     ConversionError,
     DataError,
+    MeasurementError,
     ModelError,
     PhoneError,
     RunFolderError,
@@ -253,6 +254,18 @@ def test_a_network_grows_in_its_proportions_until_a_latency_limit_is_used(model,
     assert start.latency_ms < wider.latency_ms <= session.limit.limit
     assert session.scorer(networks[place + 1]).latency_ms > session.limit.limit
     assert session.widened(wider) is wider
+
+
+def test_a_network_stays_as_it_is_where_a_wider_one_cannot_be_timed(model, split, monkeypatch, caplog):
+    session = make_session(model, split, Budget(latency=0.5), meter=ScriptedMeter())
+    start = session.scorer(session.bounds.minimum)
+
+    def gone(widths):
+        raise MeasurementError("the phone is gone")
+
+    monkeypatch.setattr(session, "scorer", gone)
+    assert session.widened(start) is start
+    assert "a wider one was not timed: the phone is gone" in caplog.text
 
 
 def test_an_exact_limit_leaves_nothing_to_grow_into(macs_session):
