@@ -27,7 +27,7 @@ from amc_tf.errors import (
     SettingsError,
 )
 from amc_tf.evaluate import Accuracy, accuracy
-from amc_tf.finalists import Choice
+from amc_tf.finalists import Choice, Finalist
 from amc_tf.image_data import DataSplit, ImageData, to_input_range
 from amc_tf.run_folder import RunFolder
 from amc_tf.score import Score
@@ -533,6 +533,21 @@ def test_the_chosen_network_is_the_best_one_once_recovered(model, split):
     assert choice.best.top1 == pytest.approx(found[choice.best.widths][0].top1)
     assert choice.uniform.top1 == pytest.approx(found[uniform.widths][0].top1)
     assert choice.best.reward == pytest.approx(choice.best.probability - 1.0)
+
+
+def test_finalists_use_a_latency_budget_before_one_is_chosen(model, split, monkeypatch):
+    session = make_session(model, split, Budget(latency=0.5), meter=ScriptedMeter())
+    start = session.scorer(session.bounds.minimum)
+    wider, slow = session.widened(start), dataclasses.replace(session.uniform(), feasible=False)
+    recovered = []
+
+    def finalist(score):
+        recovered.append(score.widths)
+        return Finalist(score, score.reward)
+
+    monkeypatch.setattr(session, "finalist", finalist)
+    choice = session.choose(slow, SearchResult(start, (start.to_json(),)))
+    assert recovered == [wider.widths] and choice.best is wider
 
 
 def test_under_a_budget_of_accuracy_the_search_images_decide(model, split):
