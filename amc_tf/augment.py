@@ -54,31 +54,6 @@ def crop_flip(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return flip(_random_crop(images, rng, part=_CROP_PART, mode="reflect"), rng)
 
 
-def mix_pairs(
-    images: np.ndarray, labels: np.ndarray, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    """Mixes each image with its neighbour in the batch, and their labels likewise.
-
-    Mixup (H. Zhang et al., ICLR 2018) with a share that is uniform in [0, 1], which is its Beta(1, 1), drawn
-    for each image.
-
-    Args:
-        images: float32 [B, H, W, C], in the model's range.
-        labels: float32 [B, classes].
-        rng: Source of the draws.
-
-    Returns:
-        New arrays of the same shapes and dtypes.
-    """
-    share = rng.random(len(images), np.float32)  # [B]
-
-    def mixed(own: np.ndarray) -> np.ndarray:
-        parts = share.reshape(-1, *[1] * (own.ndim - 1))
-        return parts * own + (1 - parts) * np.roll(own, 1, axis=0)
-
-    return mixed(images), mixed(labels)
-
-
 Augmentation = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 
 _AUGMENTATIONS: dict[str, Augmentation | None] = {

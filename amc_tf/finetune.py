@@ -16,7 +16,7 @@ import keras
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from amc_tf.augment import Augmentation, augmentation, mix_pairs
+from amc_tf.augment import Augmentation, augmentation
 from amc_tf.clone import check_functional, clone_with, copy_weights, is_tf_keras, keras_of, uses_half
 from amc_tf.distillation import are_probabilities, distillation_loss, soften, to_log_probabilities
 from amc_tf.distribute import Replicas
@@ -235,10 +235,9 @@ class _Batches:
         self._seed = settings.seed
         self._smoothing = settings.label_smoothing
         self._augment: Augmentation | None = augmentation(settings.augment, data)
-        self._mixup = settings.mixup
         self.size = min(settings.batch_size, self._num_images)
         self.num_steps = self._num_images // self.size  # the rest, less than a batch, differs in each epoch
-        self.never_change = self._augment is None and not self._mixup
+        self.are_augmented = self._augment is not None
 
     def probes(self) -> np.ndarray:
         """Returns a few images in the model's range, float32 [B, H, W, C]."""
@@ -266,10 +265,7 @@ class _Batches:
             pixels = self._pixels(indices)
             if self._augment is not None:
                 pixels = self._augment(pixels, rng)
-            batch = to_input_range(pixels, self._input_range), self._one_hot(indices)
-            if self._mixup and rng.random() < self._mixup:
-                batch = mix_pairs(*batch, rng)
-            yield indices, batch
+            yield indices, (to_input_range(pixels, self._input_range), self._one_hot(indices))
 
     def _pixels(self, indices: np.ndarray) -> np.ndarray:
         """Returns images as they are given; those without labels are numbered after the others."""
@@ -317,7 +313,7 @@ class _Distiller:
             if hints:
                 self._kept = kept_positions(hints)
                 self._weights = position_weights(hints, self._taught(probes)[:, self._num_classes :])
-            elif batches.never_change and settings.epochs:
+            elif not batches.are_augmented and settings.epochs:
                 self._known = np.concatenate([self._taught(images) for images in batches.in_order()])
         _seed_random_layers(student, settings.seed)
         _quicken_batch_norm(student, batches.num_steps)

@@ -212,8 +212,6 @@ class FinetuneSettings:
         freeze_batch_norm: Whether the network is trained as it infers: batch normalization computes with its
             moving statistics, which stay as they are, while its scale and offset are trained; Dropout is off.
         augment: One of `AUGMENTATIONS`; "auto" picks what suits the data.
-        mixup: Part of the batches whose images are mixed in pairs, in [0, 1]: a teacher can be imitated on
-            what has no label of its own.
         label_smoothing: Part of each label spread over all classes, in [0, 1).
         seed: Seed of shuffling and augmentation.
     """
@@ -229,7 +227,6 @@ class FinetuneSettings:
     feature_weight: float = 0.0
     freeze_batch_norm: bool = False
     augment: str = "auto"
-    mixup: float = 0.0
     label_smoothing: float = 0.0
     seed: int = 0
 
@@ -244,7 +241,6 @@ class FinetuneSettings:
         for name in ("weight_decay", "warmup_epochs", "feature_weight"):
             _check_number(self, name, at_least=0.0)
         _check_number(self, "distillation_weight", at_least=0.0, at_most=1.0)
-        _check_number(self, "mixup", at_least=0.0, at_most=1.0)
         _check_number(self, "label_smoothing", at_least=0.0, below=1.0)
         _check_bool(self, "freeze_batch_norm")
         _check_choice(self, "augment", AUGMENTATIONS)

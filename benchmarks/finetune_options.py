@@ -17,7 +17,6 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "distillation_weight": {"type": float},
     "distillation_temperature": {"type": float},
     "feature_weight": {"type": float, "help": "of hidden outputs, relative to the original's"},
-    "mixup": {"type": float, "help": "part of the batches whose images are mixed in pairs"},
     "freeze_batch_norm": {"action": "store_true", "help": "train with the moving statistics"},
 }
 

@@ -257,7 +257,6 @@ def add_finetune(parser: argparse.ArgumentParser, *, prefix: str = "finetune-") 
                 "--feature-weight",
                 "weight of imitating the original's hidden outputs",
             ),
-            ("mixup", "--mixup", "part of the training batches whose images are mixed in pairs"),
         ],
         dest_prefix="finetune_",
     )

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from amc_tf.augment import augmentation, choose_augmentation, crop_flip, flip, mix_pairs, shift
+from amc_tf.augment import augmentation, choose_augmentation, crop_flip, flip, shift
 from amc_tf.errors import SettingsError
 from amc_tf.image_data import ImageData
 
@@ -50,24 +50,6 @@ def test_shape_dtype_and_the_original_survive(change, dtype):
 def test_the_same_generator_state_gives_the_same_images():
     first, second = (crop_flip(colour_images(), np.random.default_rng(3)) for _ in range(2))
     assert np.array_equal(first, second)
-
-
-def test_neighbours_and_their_labels_are_mixed_in_equal_shares():
-    labels = np.eye(40, dtype=np.float32)
-    images = np.arange(40, dtype=np.float32).reshape(-1, 1, 1, 1) * np.ones((1, 2, 3, 1), np.float32)
-    mixed, soft = mix_pairs(images, labels, np.random.default_rng(0))
-    assert mixed.dtype == soft.dtype == np.float32
-    np.testing.assert_allclose(mixed[:, 0, 0, 0], soft @ images[:, 0, 0, 0], rtol=1e-5)
-    assert np.array_equal(mixed, np.broadcast_to(mixed[:, :1, :1], images.shape))
-    own = np.diagonal(soft)
-    np.testing.assert_allclose(own + soft[np.arange(40), np.arange(40) - 1], 1.0, rtol=1e-6)
-    assert 0.0 < own.min() < 0.2 and 0.8 < own.max() < 1.0
-
-
-def test_what_has_no_label_brings_none_into_a_mix():
-    labels = np.array([[1.0, 0.0], [0.0, 0.0]], np.float32)
-    _, soft = mix_pairs(np.zeros((2, 1, 1, 3), np.float32), labels, np.random.default_rng(0))
-    assert np.all((soft[:, 0] > 0.0) & (soft[:, 0] < 1.0)) and not soft[:, 1].any()
 
 
 def test_images_of_one_pixel_pass():

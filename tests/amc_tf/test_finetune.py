@@ -440,19 +440,6 @@ def test_images_without_labels_are_imitated_like_the_others(teacher, flavour, au
     )
 
 
-@pytest.mark.parametrize("augment", ["none", "flip"])
-def test_a_teacher_is_asked_about_mixed_images(teacher, augment):
-    still = {"learning_rate": 1e-9, "weight_decay": 0.0, "freeze_batch_norm": True, "epochs": 1}
-    mixed = tune(teacher, teacher=teacher, augment=augment, mixup=1.0, distillation_weight=1.0, **still)
-    assert mixed.history[1].loss == pytest.approx(0.0, abs=1e-6)
-
-
-def test_mixed_images_have_mixed_labels(teacher):
-    still = {"epochs": 1, "learning_rate": 1e-9, "weight_decay": 0.0, "augment": "none"}
-    losses = [tune(teacher, mixup=part, **still).history[1].loss for part in (0.0, 0.5, 1.0)]
-    assert losses == sorted(losses) and losses[0] < losses[1] < losses[2]
-
-
 def test_where_there_is_no_label_none_is_learned(teacher):
     still = settings(
         epochs=1,

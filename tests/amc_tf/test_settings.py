@@ -76,7 +76,6 @@ def test_an_unknown_key_of_the_agent_inside_a_search_is_named():
         (SearchSettings, {"agent": 3}, "give an AgentSettings"),
         (FinetuneSettings, {"augment": "mixup"}, "choose one of auto, none, flip"),
         (FinetuneSettings, {"label_smoothing": 1.0}, "below 1"),
-        (FinetuneSettings, {"mixup": 1.5}, "mixup is 1.5; give a number at least 0 and at most 1"),
         (FinetuneSettings, {"epochs": 1.5}, "epochs is 1.5; give a whole number of at least 0"),
     ],
 )

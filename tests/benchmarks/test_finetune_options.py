@@ -35,7 +35,6 @@ def test_without_options_the_script_decides() -> None:
         ("distillation_weight", "0.75", 0.75),
         ("distillation_temperature", "8", 8.0),
         ("feature_weight", "30", 30.0),
-        ("mixup", "0.5", 0.5),
     ],
 )
 def test_an_option_replaces_one_setting(option: str, text: str, value: object) -> None:
