@@ -19,6 +19,7 @@ BATCH_SIZE = 100
 # A trained network must beat guessing by this part of what there is to gain, and by three standard errors.
 _MIN_GAIN = 0.05
 _NUM_STANDARD_ERRORS = 3.0
+_SMALLEST_PROBABILITY = 1e-6  # in a divergence: int8 outputs round small ones to zero
 _INT8_TOLERANCE = 0.5  # of sums: an int8 softmax of many classes rounds small probabilities to zero
 
 
@@ -33,11 +34,15 @@ class Accuracy:
         probability: Mean probability that the network gives the true class, in [0, 1]: how often it would be
             right if its answers were drawn by its probabilities. Of as many images it tells more about a
             network than top-1, where most images say the same of all candidates.
+        fidelity: exp(-D) for the mean divergence D = KL(original || network) of the outputs, in (0, 1]; None
+            where the original's are not known. It heeds no label, and what each image says of all classes.
+            (The predictive KL of Stanton et al., "Does Knowledge Distillation Really Work?", 2021.)
     """
 
     top1: float
     top5: float
     probability: float
+    fidelity: float | None = None
 
 
 def accuracy(
@@ -46,6 +51,7 @@ def accuracy(
     *,
     input_range: str,
     batch_size: int = BATCH_SIZE,
+    reference: NDArray[np.float32] | None = None,
 ) -> Accuracy:
     """Measures the accuracy of a network, batch by batch.
 
@@ -56,6 +62,7 @@ def accuracy(
         data: Images and labels.
         input_range: How uint8 pixels are scaled, one of INPUT_RANGES.
         batch_size: Images per call; the last batch may be smaller.
+        reference: The original's probabilities for these images, see `probabilities`, for the fidelity.
 
     Returns:
         The accuracy. Equal scores go to the lower class, as in argmax; an image with a NaN score counts as
@@ -69,10 +76,22 @@ def accuracy(
         >>> from amc_tf.data import ImageData
         >>> data = ImageData(np.zeros((2, 1, 1, 1), np.uint8), np.array([0, 1]), 2)
         >>> accuracy(lambda images: np.array([[0.75, 0.25], [0.75, 0.25]]), data, input_range="0..1")
-        Accuracy(top1=0.5, top5=1.0, probability=0.5)
+        Accuracy(top1=0.5, top5=1.0, probability=0.5, fidelity=None)
     """
     batches = batch_scores(predict, data, input_range=input_range, batch_size=batch_size)
-    return accuracy_of(batches, data.labels, batch_size=batch_size)
+    return accuracy_of(batches, data.labels, batch_size=batch_size, reference=reference)
+
+
+def probabilities(
+    predict: Callable[[NDArray[np.float32]], Any],
+    data: ImageData,
+    *,
+    input_range: str,
+    batch_size: int = BATCH_SIZE,
+) -> NDArray[np.float32]:
+    """Returns the probabilities [N, classes] that a network gives; the arguments are those of `accuracy`."""
+    scores = np.concatenate(list(batch_scores(predict, data, input_range=input_range, batch_size=batch_size)))
+    return soften(scores, 1.0, has_softmax=_have_softmax(scores))
 
 
 def batch_scores(
@@ -88,7 +107,11 @@ def batch_scores(
 
 
 def accuracy_of(
-    batches: Iterable[NDArray[Any]], labels: NDArray[np.int64], *, batch_size: int = BATCH_SIZE
+    batches: Iterable[NDArray[Any]],
+    labels: NDArray[np.int64],
+    *,
+    batch_size: int = BATCH_SIZE,
+    reference: NDArray[np.float32] | None = None,
 ) -> Accuracy:
     """Returns the accuracy that the scores of a network amount to.
 
@@ -96,27 +119,40 @@ def accuracy_of(
         batches: Scores [B, classes] of one batch after the other, logits or probabilities.
         labels: int64 [N], the true classes of all images in that order.
         batch_size: Images of each batch; the last may be smaller.
+        reference: As of `accuracy`.
 
     Raises:
         ModelError: The scores are not one row for each image.
         DataError: A label has no score.
     """
-    ranks, probabilities = [], []
+    ranks, true, divergences = [], [], []
     has_softmax: bool | None = None
     for start, scores in zip(range(0, len(labels), batch_size), batches, strict=True):
         own = labels[start : start + batch_size]
         ranks.append(_ranks(scores, own))
         if has_softmax is None:
-            numbers = scores[~np.isnan(scores).any(axis=1)]
-            has_softmax = are_probabilities(numbers, tolerance=_INT8_TOLERANCE)
-        softmax = soften(scores, 1.0, has_softmax=has_softmax)
-        probabilities.append(np.nan_to_num(softmax[np.arange(len(own)), own]))
+            has_softmax = _have_softmax(scores)
+        softmax = np.nan_to_num(soften(scores, 1.0, has_softmax=has_softmax))
+        true.append(softmax[np.arange(len(own)), own])
+        if reference is not None:
+            divergences.append(_divergence(reference[start : start + batch_size], softmax))
     rank = np.concatenate(ranks)  # [N]
     return Accuracy(
         top1=float(np.mean(rank < 1)),
         top5=float(np.mean(rank < 5)),
-        probability=float(np.mean(np.concatenate(probabilities), dtype=np.float64)),
+        probability=float(np.mean(np.concatenate(true), dtype=np.float64)),
+        fidelity=math.exp(-np.mean(np.concatenate(divergences))) if divergences else None,
     )
+
+
+def _have_softmax(scores: NDArray[Any]) -> bool:
+    return are_probabilities(scores[~np.isnan(scores).any(axis=1)], tolerance=_INT8_TOLERANCE)
+
+
+def _divergence(original: NDArray[np.float32], network: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Returns KL(original || network) of each image, float64 [B]."""
+    p, q = (np.maximum(part.astype(np.float64), _SMALLEST_PROBABILITY) for part in (original, network))
+    return np.sum(p * np.log(p / q), axis=1)
 
 
 def compiled(model: Any) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:

@@ -61,14 +61,28 @@ class Executor:
             return self.network.predictor(weights)
         return TFLiteRunner(self.to_tflite(weights), num_threads=os.cpu_count() or 1).predict
 
-    def accuracy(self, weights: Weights, data: ImageData, *, input_range: str) -> Accuracy:
+    def accuracy(
+        self,
+        weights: Weights,
+        data: ImageData,
+        *,
+        input_range: str,
+        reference: NDArray[np.float32] | None = None,
+    ) -> Accuracy:
         """Runs a slim network on images; the arguments are those of `predictor` and `amc_tf.evaluate`."""
-        return accuracy(self.predictor(weights), data, input_range=input_range)
+        return accuracy(self.predictor(weights), data, input_range=input_range, reference=reference)
 
-    def tflite_accuracy(self, tflite: bytes, data: ImageData, *, input_range: str) -> Accuracy:
+    def tflite_accuracy(
+        self,
+        tflite: bytes,
+        data: ImageData,
+        *,
+        input_range: str,
+        reference: NDArray[np.float32] | None = None,
+    ) -> Accuracy:
         """Runs a converted network on images."""
         runner = TFLiteRunner(tflite, num_threads=os.cpu_count() or 1)
-        return accuracy(runner.predict, data, input_range=input_range)
+        return accuracy(runner.predict, data, input_range=input_range, reference=reference)
 
     @functools.cached_property
     def runs_litert(self) -> bool:

@@ -12,8 +12,8 @@ from amc_tf.progress import Progress
 from amc_tf.search import DROPPED, EpisodeCallback
 
 LOGS = (
-    "reward", "best_reward", "top1", "top5", "probability", "macs", "params", "bytes", "latency_ms",
-    "feasible",
+    "reward", "best_reward", "top1", "top5", "probability", "fidelity", "macs", "params", "bytes",
+    "latency_ms", "feasible",
 )  # fmt: skip
 # What these save, restore or change belongs to a model that is trained, which a search does not have.
 _UNFIT = (
@@ -33,10 +33,10 @@ def listening(callbacks: Sequence[Any], progress: Progress, num_episodes: int) -
     | on_train_end                 | when the search has ended or was stopped; not when it has failed      |
 
     The epoch is the number of the episode, from 0. The logs are floats: "reward" of the episode and
-    "best_reward" so far (-inf until a network is within the budget), "top1", "top5" and "probability" on the
-    search images (see `amc_tf.evaluate.Accuracy`), "macs", "params", "bytes", "latency_ms" where it is
-    measured, "feasible" (1 within the budget, else 0). `model` is an empty object: `model.stop_training =
-    True` ends the search.
+    "best_reward" so far (-inf until a network is within the budget), "top1", "top5", "probability" and, where
+    it is in the reward, "fidelity" on the search images (see `amc_tf.evaluate.Accuracy`), "macs", "params",
+    "bytes", "latency_ms" where it is measured, "feasible" (1 within the budget, else 0). `model` is an empty
+    object: `model.stop_training = True` ends the search.
 
     What a callback remembers it remembers in the next search, too: EarlyStopping of Keras 3 its best value,
     so that a compression of several stages would compare each stage with those before.
@@ -126,5 +126,7 @@ class _NoModel:
 
 def _logs_of(record: Mapping[str, Any]) -> dict[str, float]:
     """Returns the numbers of an episode; each has the same ones."""
-    known = {name: record[name] for name in LOGS if name != "latency_ms" or record[name] is not None}
-    return {name: -math.inf if value is None else float(value) for name, value in known.items()}
+    known = {name: record.get(name) for name in LOGS}
+    if known["best_reward"] is None:
+        known["best_reward"] = -math.inf
+    return {name: float(value) for name, value in known.items() if value is not None}

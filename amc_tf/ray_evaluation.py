@@ -86,28 +86,45 @@ class _RayExecutor(Executor):
         self._content: Any = None
         self._shares: dict[int, tuple[ImageData, list[Any]]] = {}  # what was sent, by id, and where it is
 
-    def accuracy(self, weights: Weights, data: ImageData, *, input_range: str) -> Accuracy:
+    def accuracy(
+        self,
+        weights: Weights,
+        data: ImageData,
+        *,
+        input_range: str,
+        reference: NDArray[np.float32] | None = None,
+    ) -> Accuracy:
         """Runs a slim network on images."""
         if self.runs_litert:
-            return self.tflite_accuracy(self.to_tflite(weights), data, input_range=input_range)
+            tflite = self.to_tflite(weights)
+            return self.tflite_accuracy(tflite, data, input_range=input_range, reference=reference)
         put = self._evaluation.ray.put
         if self._content is None:
             content = model_to_bytes(self._model)
             self._content = hashlib.sha256(content).hexdigest(), put(np.frombuffer(content, np.uint8))
-        return self._collect("run", data, *self._content, put(weights), input_range)
+        return self._collect("run", data, reference, *self._content, put(weights), input_range)
 
-    def tflite_accuracy(self, tflite: bytes, data: ImageData, *, input_range: str) -> Accuracy:
+    def tflite_accuracy(
+        self,
+        tflite: bytes,
+        data: ImageData,
+        *,
+        input_range: str,
+        reference: NDArray[np.float32] | None = None,
+    ) -> Accuracy:
         """Runs a converted network on images."""
         content = self._evaluation.ray.put(np.frombuffer(tflite, np.uint8))
-        return self._collect("run_tflite", data, content, input_range)
+        return self._collect("run_tflite", data, reference, content, input_range)
 
-    def _collect(self, method: str, data: ImageData, *args: Any) -> Accuracy:
+    def _collect(
+        self, method: str, data: ImageData, reference: NDArray[np.float32] | None, *args: Any
+    ) -> Accuracy:
         asked = [
             getattr(actor, method).remote(share, *args)
             for actor, share in zip(self._evaluation.actors, self._share(data), strict=False)
         ]
         parts: list[Scores] = self._evaluation.ray.get(asked)
-        return accuracy_of([scores for part in parts for scores in part], data.labels)
+        return accuracy_of([scores for part in parts for scores in part], data.labels, reference=reference)
 
     def _share(self, data: ImageData) -> list[Any]:
         """Returns where the images of each actor are, in their order; they are sent once."""

@@ -23,6 +23,7 @@ class Outcome:
         top1: Top-1 accuracy on the search images, a fraction.
         top5: Top-5 accuracy on the search images, a fraction.
         probability: Mean probability of the true class on the search images.
+        fidelity: How near the outputs on the search images are to the original's, or None when not measured.
         macs: Multiply-accumulates per image.
         params: Parameters.
         latency_ms: Median latency, or None when it was not measured.
@@ -37,6 +38,7 @@ class Outcome:
     probability: float
     macs: int
     params: int
+    fidelity: float | None = None
     latency_ms: float | None = None
     target_latency_ms: float | None = None
     latency_exponent: float = -0.07
@@ -46,11 +48,14 @@ class Outcome:
     def __post_init__(self) -> None:
         if self.metric not in ACCURACY_METRICS:
             raise SettingsError(f"metric is {self.metric!r}; choose one of {', '.join(ACCURACY_METRICS)}.")
+        if getattr(self, self.metric) is None:
+            raise SettingsError(f"metric is {self.metric!r}, which was not measured.")
 
     @property
     def accuracy(self) -> float:
         """The accuracy that counts, a fraction."""
-        return {"top1": self.top1, "top5": self.top5, "probability": self.probability}[self.metric]
+        found: float = getattr(self, self.metric)
+        return found
 
     @property
     def error(self) -> float:

@@ -14,7 +14,7 @@ from amc_tf.budget import Limit, Predictor
 from amc_tf.cost import BYTES_PER_FLOAT32, Cost
 from amc_tf.data import ImageData, to_input_range
 from amc_tf.device.latency import LatencyMeter
-from amc_tf.evaluate import Accuracy
+from amc_tf.evaluate import Accuracy, probabilities
 from amc_tf.executor import Executor
 from amc_tf.reward import Outcome, find_reward
 from amc_tf.weights import Weights
@@ -51,6 +51,7 @@ class Score:
         top1: accuracy on the search images, in [0, 1].
         top5: likewise.
         probability: mean probability of the true class on these images, in [0, 1].
+        fidelity: how near the outputs on them are to the original's, in (0, 1]; None where no reward asks.
         cost: exact cost.
         latency_ms: measured median latency, scaled to the reference's first timing; None without a meter.
         feasible: whether the network is within the budget as measured.
@@ -64,6 +65,7 @@ class Score:
     cost: Cost
     latency_ms: float | None
     feasible: bool
+    fidelity: float | None = None
 
     @property
     def rank(self) -> tuple[float, int]:
@@ -77,6 +79,7 @@ class Score:
             "top1": self.top1,
             "top5": self.top5,
             "probability": self.probability,
+            "fidelity": self.fidelity,
             "macs": self.cost.macs,
             "params": self.cost.params,
             "bytes": self.cost.size_bytes,
@@ -94,6 +97,7 @@ class Score:
             top1=value["top1"],
             top5=value["top5"],
             probability=value["probability"],
+            fidelity=value.get("fidelity"),
             cost=Cost(value["macs"], value["params"], value["bytes"] - BYTES_PER_FLOAT32 * value["params"]),
             latency_ms=value["latency_ms"],
             feasible=value["feasible"],
@@ -159,6 +163,11 @@ class Objective:
     accuracy_floor: float = 0.0
     int8_accuracy: bool = False
 
+    @property
+    def metric_in_reward(self) -> str:
+        """The accuracy that counts; a floor is one on top-1."""
+        return "top1" if self.accuracy_floor else self.metric
+
 
 class Scorer:
     """Scores widths: builds the candidate, runs it on the search images, times it, computes the reward.
@@ -204,6 +213,7 @@ class Scorer:
         self._timing = timing
         self._calibration_images = calibration_images
         self._known: dict[tuple[int, ...], Score] = {}
+        self._references: list[tuple[ImageData, NDArray[np.float32]]] = []
         self.num_scored = 0
 
     def __call__(self, widths: Sequence[int]) -> Score:
@@ -256,7 +266,7 @@ class Scorer:
         limit = objective.limit
         outcome = Outcome(
             **dataclasses.asdict(found),
-            metric="top1" if objective.accuracy_floor else objective.metric,
+            metric=objective.metric_in_reward,
             macs=cost.macs,
             params=cost.params,
             latency_ms=latency_ms,
@@ -298,10 +308,22 @@ class Scorer:
             data: images of the accuracy; the search images by default.
         """
         data = self._data if data is None else data
+        input_range, reference = self._input_range, self._reference(data)
         if self._objective.int8_accuracy:
             tflite = self._convert(weights, "int8")
-            return self._executor.tflite_accuracy(tflite, data, input_range=self._input_range)
-        return self._executor.accuracy(weights, data, input_range=self._input_range)
+            return self._executor.tflite_accuracy(tflite, data, input_range=input_range, reference=reference)
+        return self._executor.accuracy(weights, data, input_range=input_range, reference=reference)
+
+    def _reference(self, data: ImageData) -> NDArray[np.float32] | None:
+        """Returns the original's probabilities for images, where the reward asks for them."""
+        if self._objective.metric_in_reward != "fidelity":
+            return None
+        for known, reference in self._references:
+            if known is data:
+                return reference
+        predict = self._executor.predictor(self._executor.network.weights)
+        self._references.append((data, probabilities(predict, data, input_range=self._input_range)))
+        return self._references[-1][1]
 
     def _convert(
         self, weights: Weights, precision: str, *, num_images: int | None = None, sparse: bool = False

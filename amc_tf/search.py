@@ -31,14 +31,15 @@ from amc_tf.settings import SearchSettings
 EpisodeCallback = Callable[[Mapping[str, Any]], bool | None]
 DROPPED = "dropped"
 _RECORD = (
-    "episode", "kind", "reward", "top1", "top5", "probability", "macs", "params", "bytes", "latency_ms",
-    "widths", "feasible", "best_reward", "noise", "critic_loss", "seconds",
+    "episode", "kind", "reward", "top1", "top5", "probability", "fidelity", "macs", "params", "bytes",
+    "latency_ms", "widths", "feasible", "best_reward", "noise", "critic_loss", "seconds",
 )  # fmt: skip
 _SCALARS = (
     "reward",
     "best_reward",
     "top1",
     "probability",
+    "fidelity",
     "macs",
     "params",
     "latency_ms",
@@ -294,7 +295,7 @@ def _events(folder: RunFolder | None) -> Iterator[Callable[[Mapping[str, Any]], 
     def write(record: Mapping[str, Any]) -> None:
         with _clear_errors(folder), writer.as_default():
             for name in _SCALARS:
-                if record[name] is not None:
+                if record.get(name) is not None:
                     tf.summary.scalar(name, record[name], step=record["episode"])
             writer.flush()
 

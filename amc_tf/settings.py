@@ -13,7 +13,7 @@ from amc_tf.errors import SettingsError
 
 AUGMENTATIONS = ("auto", "none", "flip", "shift", "crop_flip")
 LATENCY_PRECISIONS = ("float32", "int8")
-ACCURACY_METRICS = ("top1", "top5", "probability")
+ACCURACY_METRICS = ("top1", "top5", "probability", "fidelity")
 LEARNING_RATES = {"adam": 0.0005, "sgd": 0.02}  # of fine-tuning, by optimizer
 MIN_KEEP_RATIO_DENSE = 0.02  # paper: fine-grained pruning takes at most 0.98 of a fully connected layer
 

@@ -38,7 +38,11 @@ _SEARCHING = (
     ("episodes", "--episodes", "episodes of the search"),
     _SEED,
     ("reward", "--reward", "error, macs, parameters, latency, soft_latency, or your own as module:function"),
-    ("accuracy_metric", "--accuracy-metric", "the accuracy in the reward: top1, top5 or probability"),
+    (
+        "accuracy_metric",
+        "--accuracy-metric",
+        "accuracy in the reward: top1, top5, probability or fidelity",
+    ),
     ("num_search_images", "--search-images", "images behind the accuracy in the reward"),
     ("num_finalists", "--finalists", "best networks of the search, which are recovered longer to choose"),
     ("checkpoint_every", "--checkpoint-every", "episodes between two checkpoints"),

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from amc_tf.errors import DataError, ModelError
-from amc_tf.evaluate import Accuracy, accuracy, check_not_chance, compiled
+from amc_tf.evaluate import Accuracy, accuracy, check_not_chance, compiled, probabilities
 from amc_tf.image_data import ImageData
 
 
@@ -113,3 +113,30 @@ def test_a_compiled_model_computes_inference_and_leaves_the_model_as_it_was(libr
     images = np.random.default_rng(0).normal(size=(5, 2, 2, 3)).astype(np.float32)
     np.testing.assert_array_equal(compiled(model)(images), images.reshape(5, 12))
     assert model.predict_function is None
+
+
+def test_fidelity_tells_how_near_the_outputs_are_to_the_originals() -> None:
+    data = make_data([0, 0, 0], 3)
+    other = ((0.5, 0.3, 0.2), (0.8, 0.1, 0.1), (0.25, 0.25, 0.5))
+    reference = probabilities(predictor(np.log(SOFTMAX)), data, input_range="0..255", batch_size=2)
+    np.testing.assert_allclose(reference, SOFTMAX, atol=1e-6)
+
+    def fidelity(scores):
+        return accuracy(
+            predictor(scores), data, input_range="0..255", batch_size=2, reference=reference
+        ).fidelity
+
+    divergence = 0.1 * np.log(0.1 / 0.8) + 0.8 * np.log(
+        0.8 / 0.1
+    )  # the other images are alike
+    assert fidelity(SOFTMAX) == pytest.approx(1.0)
+    assert fidelity(other) == pytest.approx(np.exp(-divergence / 3), rel=1e-5)
+    assert fidelity(np.log(other)) == pytest.approx(np.exp(-divergence / 3), rel=1e-5)
+    assert accuracy(predictor(other), data, input_range="0..255").fidelity is None
+
+
+def test_an_output_that_int8_rounds_to_zero_does_not_ruin_the_fidelity() -> None:
+    data, original = make_data([0], 3), np.array([[0.97, 0.02, 0.01]], np.float32)
+    predict = predictor(((0.9765625, 0.01953125, 0.0),))
+    found = accuracy(predict, data, input_range="0..255", reference=original).fidelity
+    assert 0.85 < found < 0.95

@@ -32,6 +32,12 @@ def test_the_metric_says_what_accuracy_counts(metric, expected):
     assert REWARDS["error"](replace(OUTCOME, metric=metric)) == pytest.approx(expected)
 
 
+def test_fidelity_counts_where_it_was_measured():
+    assert REWARDS["error"](replace(OUTCOME, metric="fidelity", fidelity=0.3)) == pytest.approx(-0.7)
+    with pytest.raises(SettingsError, match="metric is 'fidelity', which was not measured"):
+        replace(OUTCOME, metric="fidelity")
+
+
 @pytest.mark.parametrize("name", REWARDS)
 def test_more_accuracy_at_the_same_cost_earns_more(name):
     assert REWARDS[name](replace(OUTCOME, top1=0.8)) > REWARDS[name](OUTCOME)

@@ -16,7 +16,7 @@ from amc_tf.device.convert import TFLiteRunner, to_tflite
 from amc_tf.device.latency import Latency
 from amc_tf.device.operators import read_operators
 from amc_tf.errors import MeasurementError, ModelError, PhoneError, SettingsError
-from amc_tf.evaluate import accuracy
+from amc_tf.evaluate import accuracy, probabilities
 from amc_tf.executor import Executor
 from amc_tf.image_data import to_input_range
 from amc_tf.latency_model import LatencyPredictor
@@ -106,6 +106,24 @@ def test_the_metric_is_in_the_reward_but_for_a_floor_which_is_one_on_top1(networ
     assert by_probability.reward == by_probability.probability - 1.0 != by_probability.top1 - 1.0
     floored = make_scorer(network, builder, data, Budget(macs=0.5), metric="probability", accuracy_floor=0.5)
     assert floored(HALF).reward == by_probability.top1 - 1.0
+
+
+def test_fidelity_is_measured_where_it_is_in_the_reward(network, builder, data):
+    scorer = make_scorer(network, builder, data, Budget(macs=0.5), metric="fidelity")
+    half, full = scorer(HALF), scorer(FULL)
+    assert half.reward == half.fidelity - 1.0 < full.fidelity - 1.0
+    assert Score.from_json(half.to_json()) == half
+    weights, calibration = builder.weights(builder.plan(HALF)), make_split().calibration
+    expected = accuracy(
+        network.predictor(weights),
+        calibration,
+        input_range=RANGE,
+        reference=probabilities(network.predictor(network.weights), calibration, input_range=RANGE),
+    )
+    assert scorer.rescore(half, weights, calibration).fidelity == pytest.approx(expected.fidelity, abs=1e-5)
+    assert make_scorer(network, builder, data, Budget(macs=0.5))(HALF).fidelity is None
+    floored = make_scorer(network, builder, data, Budget(macs=0.5), metric="fidelity", accuracy_floor=0.5)
+    assert floored(HALF).reward == floored(HALF).top1 - 1.0
 
 
 @pytest.mark.parametrize(("floor", "feasible"), [(0.0, True), (0.8, True), (0.99, False)])

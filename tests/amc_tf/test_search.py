@@ -252,8 +252,8 @@ def test_records_tell_the_course_of_the_search(uninterrupted):
     assert all(np.diff(noise[5:]) < 0)
     assert all(isinstance(record["critic_loss"], float) for record in records)
     assert set(records[0]) == {
-        "episode", "kind", "reward", "best_reward", "top1", "top5", "probability", "macs", "params", "bytes",
-        "latency_ms", "widths", "noise", "critic_loss", "seconds", "feasible",
+        "episode", "kind", "reward", "best_reward", "top1", "top5", "probability", "fidelity", "macs",
+        "params", "bytes", "latency_ms", "widths", "noise", "critic_loss", "seconds", "feasible",
     }  # fmt: skip
 
 
