@@ -25,7 +25,7 @@ class CandidateBuilder:
             batch normalisation behind them folded in, so that the scale of an output counts.
         reconstruct: whether kernels that read pruned channels are re-fitted by least squares.
         batch_norm: estimator of the batch-norm statistics, None to keep the original's.
-        in_order: re-fits all layers in network order, which takes the place of both.
+        in_order: re-fits all layers in network order after that.
 
     Raises:
         SettingsError: if there is no such importance.
@@ -62,7 +62,7 @@ class CandidateBuilder:
 
     def weights(self, plan: PruningPlan) -> Weights:
         """Returns the slim weights of a plan after the recoveries that are on."""
-        if self._in_order:
-            return self._in_order(plan)
         weights = self._reconstructor(plan) if self._reconstructor else self._network.slice(plan)
-        return self._batch_norm(weights, plan) if self._batch_norm else weights
+        if self._batch_norm:
+            weights = self._batch_norm(weights, plan)
+        return self._in_order(plan, weights) if self._in_order else weights

@@ -103,7 +103,7 @@ class SearchSettings:
         reestimate_batch_norm: Whether batch-norm statistics are estimated again after pruning.
         num_calibration_images: Images for reconstruction and batch-norm statistics.
         num_batch_norm_images: How many of these the batch-norm statistics of each candidate come from.
-        num_in_order_images: On how many of these each candidate is re-fitted in network order (see
+        num_in_order_images: On how many of these each candidate is re-fitted in network order, too (see
             `amc_tf.sequential`): seconds each, where networks lose so much that the usual recovery, which 0
             leaves in place, says little of what can be had in the end.
         num_search_images: Held-out training images whose accuracy is in the reward.

@@ -61,6 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             seed=seed,
             num_search_images=given.search_images,
             num_finalists=given.finalists,
+            num_in_order_images=given.in_order_images,
+            accuracy_metric=given.accuracy_metric,
         )
         rows.append(run_seed(model, split_of(folder, settings), settings, given))
         report = {"command": sys.argv, "rows": rows}
@@ -176,6 +178,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--warmup-episodes", type=int, default=30)
     parser.add_argument("--search-images", type=int, default=400)
     parser.add_argument("--finalists", type=int, default=SearchSettings().num_finalists)
+    parser.add_argument("--in-order-images", type=int, default=SearchSettings().num_in_order_images)
+    parser.add_argument("--accuracy-metric", default=SearchSettings().accuracy_metric)
     parser.add_argument("--random-search", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--out", type=Path, required=True)

@@ -64,14 +64,15 @@ def test_batch_norm_is_measured_on_the_reconstructed_network(parts):
     assert_equal(builder.weights(plan), estimator(Reconstructor(network, calibration)(plan), plan))
 
 
-def test_refitting_in_network_order_takes_the_place_of_other_recoveries(parts):
+def test_refitting_in_network_order_begins_where_the_other_recoveries_end(parts):
     network, calibration, estimator, split = parts
     in_order = SequentialReconstructor(network, to_input_range(split.calibration.images[:20], RANGE))
-    builder = CandidateBuilder(
-        network, calibration, importance="l2_consumer", batch_norm=estimator, in_order=in_order
+    before, builder = (
+        CandidateBuilder(network, calibration, importance="l2_consumer", batch_norm=estimator, in_order=last)
+        for last in (None, in_order)
     )
     plan = builder.plan(WIDTHS)
-    assert_equal(builder.weights(plan), in_order(plan))
+    assert_equal(builder.weights(plan), in_order(plan, before.weights(plan)))
 
 
 def test_the_same_widths_give_the_same_network(parts):

@@ -126,9 +126,7 @@ def test_fidelity_tells_how_near_the_outputs_are_to_the_originals() -> None:
             predictor(scores), data, input_range="0..255", batch_size=2, reference=reference
         ).fidelity
 
-    divergence = 0.1 * np.log(0.1 / 0.8) + 0.8 * np.log(
-        0.8 / 0.1
-    )  # the other images are alike
+    divergence = 0.1 * np.log(0.1 / 0.8) + 0.8 * np.log(0.8 / 0.1)  # the other images are alike
     assert fidelity(SOFTMAX) == pytest.approx(1.0)
     assert fidelity(other) == pytest.approx(np.exp(-divergence / 3), rel=1e-5)
     assert fidelity(np.log(other)) == pytest.approx(np.exp(-divergence / 3), rel=1e-5)

@@ -567,7 +567,8 @@ def test_candidates_are_refitted_in_network_order_on_request(model, split):
     session = make_session(model, split, Budget(macs=0.5), num_in_order_images=8)
     plan = session.builder.plan(session.bounds.minimum)
     images = to_input_range(split.calibration.images[:8], RANGE)
-    expected = SequentialReconstructor(session.network, images, points_per_image=16)(plan)
+    start = make_session(model, split, Budget(macs=0.5)).builder.weights(plan)
+    expected = SequentialReconstructor(session.network, images, points_per_image=16)(plan, start)
 
     found = session.builder.weights(plan)
 
