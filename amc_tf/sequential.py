@@ -70,7 +70,7 @@ class SequentialReconstructor:
         images: NDArray[np.float32],
         *,
         points_per_image: int = 64,
-        ridge: float = 3.0,
+        ridge: float = 10.0,
         batch_size: int = 100,
         seed: int = 0,
     ) -> None:
