@@ -191,7 +191,7 @@ def test_int8_latencies_are_ratios_to_the_original_in_int8(model, split):
 def test_an_accuracy_floor_on_int8_networks_is_a_part_of_the_int8_original(model, split, monkeypatch):
     images = []
 
-    def take_down(predict, data, *, input_range):
+    def take_down(predict, data, **options):
         images.append(data)
         return Accuracy(0.9 / len(images), 1.0, 0.4)
 
