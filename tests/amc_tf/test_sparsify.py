@@ -221,14 +221,14 @@ def test_images_without_labels_are_trained_on(model):
 @pytest.mark.slow
 def test_networks_with_sparse_kernels_are_timed_beside_the_original(model):
     meter = ScriptedMeter()
-    found = run(model, meter=meter)
+    found = run(model, meter=meter, budget=Budget(params=0.6))
     summary = found.summary
     assert summary["plan_found_by"] != "agent"
     timings = meter.seen.count(hashlib.sha256(found.tflite).hexdigest())
     assert timings == 2 * 3, "as a control, and as pruned and final network, which are one"
     assert summary["meter"]["name"] == "scripted"
-    assert summary["finetuned"]["latency_ms"]["ratio"] < 0.8
-    assert summary["finetuned_dense"]["latency_ms"]["ratio"] > 0.9
+    assert summary["finetuned"]["latency_ms"]["ratio"] < 0.9
+    assert summary["finetuned_dense"]["latency_ms"]["ratio"] > 1.0
 
 
 def without_twin():
