@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,9 +39,7 @@ def uniform_networks(bounds: Bounds) -> list[tuple[int, ...]]:
     Returns:
         The width of each group, for each network.
     """
-    ratios = np.arange(0, 101) / 100
-    networks = (tuple(bounds.nearest(index, ratio) for index in range(len(bounds.full))) for ratio in ratios)
-    return list(dict.fromkeys(networks))
+    return _distinct(bounds, ([ratio] * len(bounds.full) for ratio in np.arange(0, 101) / 100))
 
 
 def wider_networks(bounds: Bounds, widths: Sequence[int]) -> list[tuple[int, ...]]:
@@ -58,11 +56,15 @@ def wider_networks(bounds: Bounds, widths: Sequence[int]) -> list[tuple[int, ...
     """
     ratios = np.divide(widths, bounds.full)
     factors = np.arange(100, math.ceil(100 / ratios.min()) + 1) / 100
-    networks = (
-        tuple(bounds.nearest(index, min(1.0, factor * ratio)) for index, ratio in enumerate(ratios))
-        for factor in factors
-    )
-    return list(dict.fromkeys(networks))
+    return _distinct(bounds, (np.minimum(1.0, factor * ratios) for factor in factors))
+
+
+def _distinct(
+    bounds: Bounds, networks: Iterable[Sequence[float] | NDArray[np.floating]]
+) -> list[tuple[int, ...]]:
+    """Returns the allowed widths nearest to the keep ratios of each network, none twice."""
+    found = (tuple(bounds.nearest(index, ratio) for index, ratio in enumerate(ratios)) for ratios in networks)
+    return list(dict.fromkeys(found))
 
 
 def shallow(bounds: Bounds) -> tuple[int, ...]:

@@ -35,7 +35,7 @@ class Accuracy:
             right if its answers were drawn by its probabilities. Of as many images it tells more about a
             network than top-1, where most images say the same of all candidates.
         fidelity: exp(-D) for the mean divergence D = KL(original || network) of the outputs, in (0, 1]; None
-            where the original's are not known. It heeds no label, and what each image says of all classes.
+            where the original's are not known. It needs no label, and counts what is said of all classes.
             (The predictive KL of Stanton et al., "Does Knowledge Distillation Really Work?", 2021.)
     """
 
