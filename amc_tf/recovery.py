@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from amc_tf.batch_norm import BatchNormEstimator
 from amc_tf.data import ImageData, to_input_range
+from amc_tf.evaluate import Accuracy
 from amc_tf.network import NetworkFunction
 from amc_tf.plan import PruningPlan
 from amc_tf.score import Candidates
@@ -27,16 +28,20 @@ class Recovery:
 
     Batch-norm statistics are estimated from all calibration images. Re-fitting in network order (see
     `amc_tf.sequential`), from the kernels that candidates get, is better than these for some networks and
-    worse for others, and so is a strong pull towards them: the most accurate weights on the search images
-    are returned. Those that a candidate was scored with are only taken
-    where these fall below the accuracy that the budget asks for: elsewhere they would win by luck, for the
-    search has looked for networks that have it on these images.
+    worse for others, and so is a strong pull towards them. Of the weights that keep the accuracy that the
+    budget asks for, those of the highest fidelity on the search images are returned: top-1 tells weights of
+    one network hardly apart, and which of them it picks would be luck. So would the merit of finalists be,
+    for their calibration images are known the better by heart the weaker the pull.
+
+    The weights that a candidate was scored with are only taken where the others fall below the accuracy that
+    the budget asks for: elsewhere they would win by luck, for the search has looked for networks that have it
+    on these images.
 
     Args:
         network: the original network.
         builder: makes plan and weights of a candidate.
         calibration: images for statistics and re-fitting.
-        top1: accuracy of weights on the search images, the one that scores have.
+        accuracy: of weights on the search images, the one that scores have; with the fidelity.
         accuracy_floor: what the budget asks of that accuracy, 0 for nothing.
         settings: of the search: which recoveries are on, and the seed.
         input_range: one of `amc_tf.data.INPUT_RANGES`.
@@ -48,7 +53,7 @@ class Recovery:
         builder: Candidates,
         calibration: ImageData,
         *,
-        top1: Callable[[Weights], float],
+        accuracy: Callable[[Weights], Accuracy],
         accuracy_floor: float,
         settings: SearchSettings,
         input_range: str,
@@ -56,7 +61,7 @@ class Recovery:
         self._network = network
         self._builder = builder
         self._calibration = calibration
-        self._top1 = top1
+        self._accuracy = accuracy
         self._settings = settings
         self._input_range = input_range
         self._accuracy_floor = accuracy_floor
@@ -78,10 +83,14 @@ class Recovery:
         if self._settings.reconstruct:
             in_order = SequentialReconstructor(self._network, self._images(), seed=self._settings.seed)
             found = [*in_order.with_ridges(plan, scored, _RIDGES), *found]
-        best = found[0] if len(found) == 1 else max(found, key=self._top1)
-        if self._accuracy_floor and self._top1(best) < self._accuracy_floor <= self._top1(scored):
+        best = found[0] if len(found) == 1 else max(found, key=self._rank)
+        if self._accuracy_floor and self._rank(best) < (True, 0.0) <= self._rank(scored):
             return scored
         return best
+
+    def _rank(self, weights: Weights) -> tuple[bool, float]:
+        found = self._accuracy(weights)
+        return found.top1 >= self._accuracy_floor, found.fidelity or 0.0
 
     @cached_property
     def _estimate(self) -> BatchNormEstimator:

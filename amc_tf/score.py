@@ -51,7 +51,8 @@ class Score:
         top1: accuracy on the search images, in [0, 1].
         top5: likewise.
         probability: mean probability of the true class on these images, in [0, 1].
-        fidelity: how near the outputs on them are to the original's, in (0, 1]; None where no reward asks.
+        fidelity: how near the outputs on them are to the original's, in (0, 1]; None in records of
+            before it was measured.
         cost: exact cost.
         latency_ms: measured median latency, scaled to the reference's first timing; None without a meter.
         feasible: whether the network is within the budget as measured.
@@ -314,10 +315,8 @@ class Scorer:
             return self._executor.tflite_accuracy(tflite, data, input_range=input_range, reference=reference)
         return self._executor.accuracy(weights, data, input_range=input_range, reference=reference)
 
-    def _reference(self, data: ImageData) -> NDArray[np.float32] | None:
-        """Returns the original's probabilities for images, where the reward asks for them."""
-        if self._objective.metric_in_reward != "fidelity":
-            return None
+    def _reference(self, data: ImageData) -> NDArray[np.float32]:
+        """Returns the original's probabilities for images."""
         for known, reference in self._references:
             if known is data:
                 return reference

@@ -122,7 +122,7 @@ class PruningSession:
             self.network,
             self.builder,
             split.calibration,
-            top1=lambda weights: self.scorer.accuracy(weights).top1,
+            accuracy=lambda weights: self.scorer.accuracy(weights),
             accuracy_floor=self._accuracy_floor(),
             settings=settings,
             input_range=input_range,

@@ -463,18 +463,18 @@ def test_without_a_network_within_the_budget_a_sentence_says_so(macs_session):
 
 
 @pytest.mark.parametrize(
-    ("tops", "floor", "winner"),
+    ("fidelities", "tops", "floor", "winner"),
     [
-        ((0.6, 0.5, 0.5, 0.9), 0.0, "in order"),
-        ((0.5, 0.6, 0.5, 0.9), 0.0, "pulled"),
-        ((0.5, 0.5, 0.6, 0.9), 0.0, "all statistics"),
-        ((0.5, 0.5, 0.6, 0.9), 0.6, "all statistics"),
-        ((0.5, 0.5, 0.6, 0.9), 0.7, "as scored"),
-        ((0.5, 0.5, 0.6, 0.65), 0.7, "all statistics"),
+        ((0.6, 0.5, 0.5, 0.9), (0.5, 0.6, 0.6, 0.9), 0.0, "in order"),
+        ((0.5, 0.6, 0.5, 0.9), (0.6, 0.5, 0.6, 0.9), 0.0, "pulled"),
+        ((0.5, 0.5, 0.6, 0.9), (0.6, 0.6, 0.5, 0.9), 0.0, "all statistics"),
+        ((0.5, 0.5, 0.6, 0.9), (0.6, 0.6, 0.5, 0.9), 0.6, "in order"),
+        ((0.5, 0.5, 0.6, 0.5), (0.6, 0.6, 0.6, 0.9), 0.7, "as scored"),
+        ((0.5, 0.5, 0.6, 0.9), (0.6, 0.6, 0.6, 0.65), 0.7, "all statistics"),
     ],
 )
-def test_recovery_returns_the_best_weights_and_those_scored_only_for_the_floor(
-    macs_session, monkeypatch, tops, floor, winner
+def test_recovery_returns_the_weights_of_the_highest_fidelity_and_those_scored_only_for_the_floor(
+    macs_session, monkeypatch, fidelities, tops, floor, winner
 ):
     widths = macs_session.bounds.minimum
     scored = macs_session.builder.weights(macs_session.builder.plan(widths))
@@ -486,9 +486,10 @@ def test_recovery_returns_the_best_weights_and_those_scored_only_for_the_floor(
     found = {"in order": marked(2), "pulled": marked(4), "all statistics": marked(3), "as scored": scored}
     kernels = {name: weights[first]["kernel"] for name, weights in found.items()}
 
-    def top1(weights):
+    def measured(weights):
         same = [np.array_equal(weights[first]["kernel"], kernel) for kernel in kernels.values()]
-        return tops[same.index(True)]
+        top1, fidelity = tops[same.index(True)], fidelities[same.index(True)]
+        return Accuracy(top1, top5=1.0, probability=0.5, fidelity=fidelity)
 
     recover = macs_session.recover
     monkeypatch.setattr(recover, "_found", {})
@@ -499,7 +500,7 @@ def test_recovery_returns_the_best_weights_and_those_scored_only_for_the_floor(
         return SimpleNamespace(with_ridges=lambda plan, start, ridges: [found[names[r]] for r in ridges])
 
     monkeypatch.setattr(recovery, "SequentialReconstructor", reconstructor)
-    monkeypatch.setattr(recover, "_top1", top1)
+    monkeypatch.setattr(recover, "_accuracy", measured)
     monkeypatch.setattr(recover, "_accuracy_floor", floor)
 
     np.testing.assert_array_equal(recover(widths)[first]["kernel"], kernels[winner])
