@@ -161,7 +161,7 @@ def searched(
     """
     folder = given.out / "before" / f"seed{seed}"
     told = folder / "search.json"
-    asked = {"original": given.original, "budget": given.budget, "episodes": given.episodes}
+    asked = {name: getattr(given, name) for name in ("original", "budget", "episodes", "accuracy_metric")}
     if not told.exists():
         networks, row = search(model, split, seed, given)
         folder.mkdir(parents=True, exist_ok=True)
@@ -180,7 +180,12 @@ def search(
 ) -> tuple[Mapping[str, Slim], dict[str, Any]]:
     """Searches; returns the slim networks before fine-tuning, and what is to be told of the search."""
     started = time.perf_counter()
-    settings = SearchSettings(episodes=given.episodes, warmup_episodes=given.episodes // 4, seed=seed)
+    settings = SearchSettings(
+        episodes=given.episodes,
+        warmup_episodes=given.episodes // 4,
+        seed=seed,
+        accuracy_metric=given.accuracy_metric,
+    )
     session = PruningSession(
         model,
         split,
@@ -261,6 +266,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--budget", default="latency=0.5")
     parser.add_argument("--episodes", type=int, default=150)
+    parser.add_argument("--accuracy-metric", default=SearchSettings().accuracy_metric)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     add_finetune_options(parser, FinetuneSettings(epochs=4))
     parser.add_argument(
