@@ -56,6 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             num_calibration_images=given.calibration_images,
             num_batch_norm_images=given.batch_norm_images,
             num_in_order_images=given.in_order_images,
+            accuracy_metric=given.accuracy_metric,
         )
         split = split_data(
             train,
@@ -123,6 +124,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--calibration-images", type=int, default=1000)
     parser.add_argument("--batch-norm-images", type=int, default=200)
     parser.add_argument("--in-order-images", type=int, default=0)
+    parser.add_argument("--accuracy-metric", default=SearchSettings().accuracy_metric)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--out", type=Path, required=True)
     return parser.parse_args(arguments)

@@ -53,6 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 num_calibration_images=given.calibration_images,
                 num_search_images=given.search_images,
                 num_finalists=given.finalists,
+                accuracy_metric=given.accuracy_metric,
             ),
             finetuning=finetuning if is_tuned else dataclasses.replace(finetuning, epochs=0),
             finetune_uniform=is_tuned,
@@ -93,6 +94,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--finalists", type=int, default=SearchSettings.num_finalists)
     add_finetune_options(parser, FinetuneSettings(epochs=2, batch_size=128, optimizer="sgd"))
     parser.add_argument("--stages", type=int, default=1, help="searches, each followed by the epochs")
+    parser.add_argument("--accuracy-metric", default=SearchSettings().accuracy_metric)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--out", type=Path, required=True)
     return parser.parse_args(arguments)
