@@ -188,8 +188,12 @@ class PruningSession:
         return search.run(folder, on_episode)
 
     def _starts(self) -> list[tuple[int, ...]]:
-        """Returns the widths that a search begins with."""
-        return [controls.uniform(self.bounds)]
+        """Returns the widths that a search begins with.
+
+        The uniform ones are those that hold a latency limit as measured: those that are predicted to, from a
+        few timings, may turn out too slow, and the search would begin without a network to vary.
+        """
+        return [self.uniform().widths if self.limit.kind == "latency" else controls.uniform(self.bounds)]
 
     def choose(self, uniform: Score, result: SearchResult) -> Choice:
         """Chooses among the best networks of a search and the uniform control; see `amc_tf.finalists`.

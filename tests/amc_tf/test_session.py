@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 import tf_keras
 
-from amc_tf import recovery
+from amc_tf import controls, recovery
 from amc_tf import session as session_module
 from amc_tf.batch_norm import BatchNormEstimator
 from amc_tf.budget import Budget
@@ -243,6 +243,21 @@ def test_uniform_is_the_widest_that_is_timed_within_a_latency_limit(model, split
     wider = networks[networks.index(uniform.widths) + 1]
     assert session.scorer(wider).latency_ms > session.limit.limit
     assert session.bounds.limit.limit == pytest.approx((1 - LATENCY_MARGIN) * session.limit.limit)
+
+
+def test_a_search_by_latency_begins_within_the_limit_where_uniform_is_slower_than_predicted(model, split):
+    class Bent(ScriptedMeter):
+        """Half a network takes a quarter of the time."""
+
+        def _ms(self, tflite):
+            return super()._ms(tflite) ** 2
+
+    other, session = (
+        make_session(model, split, Budget(latency=0.6), meter=Bent(), episodes=2, warmup_episodes=1)
+        for _ in range(2)
+    )
+    assert not other.scorer(controls.uniform(other.bounds)).feasible
+    assert session.search().episodes[0]["feasible"]
 
 
 def test_a_network_grows_in_its_proportions_until_a_latency_limit_is_used(model, split):
