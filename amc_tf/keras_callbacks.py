@@ -33,10 +33,10 @@ def listening(callbacks: Sequence[Any], progress: Progress, num_episodes: int) -
     | on_train_end                 | when the search has ended or was stopped; not when it has failed      |
 
     The epoch is the number of the episode, from 0. The logs are floats: "reward" of the episode and
-    "best_reward" so far (-inf until a network is within the budget), "top1", "top5", "probability" and, where
-    it is in the reward, "fidelity" on the search images (see `amc_tf.evaluate.Accuracy`), "macs", "params",
-    "bytes", "latency_ms" where it is measured, "feasible" (1 within the budget, else 0). `model` is an empty
-    object: `model.stop_training = True` ends the search.
+    "best_reward" so far (-inf until a network is within the budget), "top1", "top5", "probability" and
+    "fidelity" on the search images (see `amc_tf.evaluate.Accuracy`), "macs", "params", "bytes", "latency_ms"
+    where it is measured, "feasible" (1 within the budget, else 0). `model` is an empty object:
+    `model.stop_training = True` ends the search.
 
     What a callback remembers it remembers in the next search, too: EarlyStopping of Keras 3 its best value,
     so that a compression of several stages would compare each stage with those before.
