@@ -52,6 +52,7 @@ WIDTH_MULTIPLIER = 0.70
 _IMAGE_SIZE = (160, 160, 3)
 _NUM_INT8_IMAGES = 100
 _PRECISIONS = ("float32", "int8")
+_SEARCH_OPTIONS = ("original", "budget", "episodes", "accuracy_metric", "round_to")
 _LOGGER = logging.getLogger(__name__)
 
 
@@ -161,7 +162,7 @@ def searched(
     """
     folder = given.out / "before" / f"seed{seed}"
     told = folder / "search.json"
-    asked = {name: getattr(given, name) for name in ("original", "budget", "episodes", "accuracy_metric")}
+    asked = {name: getattr(given, name) for name in _SEARCH_OPTIONS}
     if not told.exists():
         networks, row = search(model, split, seed, given)
         folder.mkdir(parents=True, exist_ok=True)
@@ -185,6 +186,7 @@ def search(
         warmup_episodes=given.episodes // 4,
         seed=seed,
         accuracy_metric=given.accuracy_metric,
+        round_to=given.round_to,
     )
     session = PruningSession(
         model,
@@ -267,6 +269,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--budget", default="latency=0.5")
     parser.add_argument("--episodes", type=int, default=150)
     parser.add_argument("--accuracy-metric", default=SearchSettings().accuracy_metric)
+    parser.add_argument("--round-to", type=int, default=SearchSettings().round_to)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     add_finetune_options(parser, FinetuneSettings(epochs=4))
     parser.add_argument(

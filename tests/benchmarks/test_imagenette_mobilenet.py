@@ -16,7 +16,7 @@ from tests.trained import make_classifier, make_split
 
 def test_networks_of_a_search_are_searched_for_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     given = argparse.Namespace(
-        out=tmp_path, original=None, budget="latency=0.5", episodes=8, accuracy_metric="top1"
+        out=tmp_path, original=None, budget="latency=0.5", episodes=8, accuracy_metric="top1", round_to=8
     )
     model, split = make_classifier(keras), make_split()
     seeds = []
