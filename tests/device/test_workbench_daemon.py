@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import _thread
 import contextlib
 import json
 import logging
 import os
 import shutil
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -235,11 +235,24 @@ def test_a_phone_that_hangs_in_a_run_is_killed_when_it_goes_on(
     assert [path.suffix for path in clean.tmp.glob("amc-tf/run-*/*")] == []
 
 
-def test_ctrl_c_in_a_run_leaves_nothing(clean: Daemon, start: Start) -> None:
+@pytest.fixture
+def press_ctrl_c() -> Iterator[Callable[[], None]]:
+    """Signals the main thread as a terminal does, also where the tests run in a shell's background.
+
+    A shell has its background jobs ignore Ctrl-C, and Python leaves that as it is.
+    """
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield lambda: signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_in_a_run_leaves_nothing(
+    clean: Daemon, start: Start, press_ctrl_c: Callable[[], None]
+) -> None:
     workbench = start(clean, fault="hang", **QUICK)
     with (
         pytest.raises(KeyboardInterrupt),
-        meanwhile(lambda: tool_runs(clean), _thread.interrupt_main),
+        meanwhile(lambda: tool_runs(clean), press_ctrl_c),
         workbench,
     ):
         workbench.run(NETWORK, SETTINGS)
