@@ -171,7 +171,7 @@ def searched(
             network.plan.save(folder / f"{name}.plan.json")
         told.write_text(json.dumps({**asked, **row}) + "\n")
     row = json.loads(told.read_text())
-    if {name: row[name] for name in asked} != asked:
+    if {name: row.get(name) for name in asked} != asked:
         raise RunFolderError(f"{folder} holds networks of another search than {asked}: give another --out.")
     return {name: Slim.load(folder, name) for name in row["widths"]}, row
 

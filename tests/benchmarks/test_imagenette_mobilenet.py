@@ -40,9 +40,20 @@ def test_networks_of_a_search_are_searched_for_once(monkeypatch: pytest.MonkeyPa
         assert network.plan == again[name].plan
         for array, same in zip(network.model.get_weights(), again[name].model.get_weights(), strict=True):
             np.testing.assert_array_equal(array, same)
-    given.episodes = 9
+    given.round_to = 16
     with pytest.raises(RunFolderError, match="another search"):
         imagenette_mobilenet.searched(model, split, 3, given)
+
+
+def test_a_folder_from_before_an_option_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "before" / "seed3"
+    folder.mkdir(parents=True)
+    (folder / "search.json").write_text('{"original": null, "widths": {}}')
+    given = argparse.Namespace(
+        out=tmp_path, original=None, budget="latency=0.5", episodes=8, accuracy_metric="top1", round_to=8
+    )
+    with pytest.raises(RunFolderError, match="another search"):
+        imagenette_mobilenet.searched(make_classifier(keras), make_split(), 3, given)
 
 
 @pytest.mark.parametrize(
