@@ -126,7 +126,7 @@ class SearchSettings:
     importance: str = "backward_elimination"  # ours, measured best; the paper: maximum response
     elite_share: float = 0.5  # ours
     reward: str = "error"  # paper, section 3.3: R_err for a resource-constrained search
-    accuracy_metric: str = "probability"  # ours; RESULTS: fidelity finds better ones; paper: top-1
+    accuracy_metric: str = "probability"  # ours; fidelity found better networks; paper: top-1
     reconstruct: bool = True  # paper, section 3.3: least squares on the feature maps
     reestimate_batch_norm: bool = True  # ours
     num_calibration_images: int = 500  # ours
